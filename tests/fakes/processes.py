@@ -1,0 +1,227 @@
+"""Real worker processes for tests: started in a state directory and a mesh of their own, ended with them.
+
+    with start_worker(["--wtype", "racks.sim:SimRack", "--rack", "r1"], tmp_path) as rack:
+        run(...)  # in there: async with client() as mesh: await mesh.request(rack.endpoint, ...)
+
+A worker counts as started once its status file is there, which it writes when it answers calls. Workers
+that are started with the same `tmp_path` share one mesh, which nobody else has. Leaving the block ends
+the process, and fails if it does not end cleanly by itself; a test that fails shows the process's log.
+This is the only place where tests look at processes again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, TypeVar
+
+from wrk_base.rpc.client import PeerLimits
+from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.peers import Peers
+from wrk_base.rpc.zmq_link import ZmqNetwork
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOT = "import sys; from wrk_base.boot import main; sys.exit(main(sys.argv[1:]))"
+START_S = 60.0  # guards against a hang on a busy machine; nothing here is measured
+END_S = 20.0
+PAUSE_S = 0.01
+LOG_SHOWN = 8000  # characters
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T | None], timeout: float = END_S, what: str = "") -> T:
+    """The first true value of `predicate()`; blocks the thread, so not for use inside a loop's own test."""
+    deadline = time.monotonic() + timeout
+    while not (value := predicate()):
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what or predicate}"
+        time.sleep(PAUSE_S)
+    return value
+
+
+async def until(ask: Callable[[], Awaitable[T | None]], timeout: float = END_S, what: str = "") -> T:
+    """The first true value of `await ask()`, for what only another process knows."""
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                if value := await ask():
+                    return value
+                await asyncio.sleep(PAUSE_S)
+    except TimeoutError:
+        raise AssertionError(f"not within {timeout:g} s: {what or ask}") from None
+
+
+@cache
+def mesh_of(tmp_path: Path) -> str:
+    """The mesh of everything that is started with this `tmp_path`."""
+    return f"test-{secrets.token_hex(8)}"
+
+
+class ProcessHandle:
+    """A running worker. `status` is what its status file says."""
+
+    def __init__(self, process: subprocess.Popen[bytes], state: Path, log_file: Path) -> None:
+        self.process, self.state, self.log_file = process, state, log_file
+        self.status: dict[str, Any] = {}
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def endpoint(self) -> str:
+        return str(self.status["endpoint"])
+
+    @property
+    def worker_id(self) -> str:
+        return str(self.status["instanceId"])
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def status_file(self) -> Path:
+        return self.state / "status" / f"{self.status['prefix']}.json"
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The log's lines, as the JSON objects that they are."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, timeout: float = END_S) -> int:
+        """Ask it to end and wait until it has; its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def kill(self) -> None:
+        """End it, and all that it started, without a chance to say goodbye."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait(END_S)
+
+    def wait(self, timeout: float = END_S) -> int:
+        """Its exit code, once it has ended by itself or by a signal sent before."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end within {timeout:g} s\n{self.tail()}") from None
+
+    async def ended(self, timeout: float = END_S) -> int:
+        """The same inside an event loop."""
+        return await asyncio.to_thread(self.wait, timeout)
+
+    def tail(self) -> str:
+        return f"--- {self.log_file.name}\n{self.log()[-LOG_SHOWN:]}"
+
+    def __enter__(self) -> ProcessHandle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                print(self.tail())
+            elif self.running:
+                self.signal(signal.SIGCONT)
+                code = self.stop()
+                assert code == 0, f"it ended with {code}\n{self.tail()}"
+        finally:
+            self.kill()
+
+
+def spawn_worker(
+    args: Sequence[str],
+    tmp_path: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    command: Sequence[str] = (sys.executable, "-c", BOOT),
+) -> ProcessHandle:
+    """Start a worker and do not wait for it; for starts that are meant to fail or to race."""
+    rest = list(args)
+    state = Path(rest[rest.index("--state-dir") + 1]) if "--state-dir" in rest else tmp_path / "state"
+    defaults = {"--state-dir": str(state), "--discovery.mesh": mesh_of(tmp_path), "--log.format": "json"}
+    for flag, value in defaults.items():
+        if flag not in rest:
+            rest += [flag, value]
+    mine = {key: value for key, value in os.environ.items() if not key.startswith("WRK_")}
+    log_file = tmp_path / f"worker-{secrets.token_hex(4)}.log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *rest],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=cwd or tmp_path,
+            env={**mine, "PYTHONPATH": str(ROOT), **(env or {})},
+            start_new_session=True,
+        )
+    return ProcessHandle(process, state, log_file)
+
+
+def start_worker(
+    args: Sequence[str],
+    tmp_path: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = START_S,
+) -> ProcessHandle:
+    """A worker that is ready for calls; `args` are those of `wrk worker`, `--wtype` among them."""
+    handle = spawn_worker(args, tmp_path, env=env, cwd=cwd)
+    try:
+        handle.status = wait_until(lambda: _status_of(handle), timeout, "the start of a worker")
+    except BaseException:
+        handle.kill()
+        print(handle.tail())
+        raise
+    return handle
+
+
+def _status_of(handle: ProcessHandle) -> dict[str, Any] | None:
+    """Found by pid: a file that a killed process left behind is not taken for this one's."""
+    assert handle.running, f"it ended with {handle.process.returncode} before it was ready\n{handle.tail()}"
+    for path in (handle.state / "status").glob("*.json"):
+        try:
+            status: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:  # another worker's, which has just stopped
+            continue
+        if status["pid"] == handle.pid:
+            return status
+    return None
+
+
+@asynccontextmanager
+async def client() -> AsyncIterator[Peers]:
+    """A caller over real sockets: `await mesh.request(endpoint, method, body, timeout=5)`."""
+    network = ZmqNetwork(asyncio.get_running_loop())
+    identity = Identity("test-client", epoch=1, role="client")
+    peers = Peers(
+        network=network, identity=identity, rng=Random(0), limits=PeerLimits(), max_peers=64, linger=60.0
+    )
+    try:
+        yield peers
+    finally:
+        peers.close()
+        network.close()

@@ -1,0 +1,118 @@
+"""A rack of the user's own, in the fifteen lines that README shows, run as its author would run it.
+
+The file lies in a folder of the user's and is named as `package.module:Class`; a real process serves
+it and is called over loopback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.aio import run
+from tests.fakes.processes import ROOT, ProcessHandle, client, spawn_worker, start_worker
+from wrk_base import errors
+
+RACK = """\
+# shout.py
+import asyncio
+
+from wrk_base.contract import Description
+from wrk_base.rack import Rack
+
+
+class Shout(Rack):
+    def describe(self):
+        return Description(models=["shout"], tags=["text"], max_concurrent=4)
+
+    async def infer(self, model_id, input_data, options):
+        return await asyncio.to_thread(self.answer, input_data)
+
+    def answer(self, prompt):
+        return {"text": prompt.upper() + "!"}
+"""
+SHOUT = ("--wtype", "shout:Shout", "--rack", "s1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the author works."""
+    place = tmp_path_factory.mktemp("mine")
+    (place / "shout.py").write_text(RACK)
+    return place
+
+
+@pytest.fixture(scope="module")
+def shout(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessHandle]:
+    with start_worker(SHOUT, tmp_path_factory.mktemp("shout"), cwd=folder) as rack:
+        yield rack
+
+
+def ask(rack: ProcessHandle, method: str, body: Any = None) -> Any:
+    async def call() -> Any:
+        async with client() as mesh:
+            return await mesh.request(rack.endpoint, method, body, timeout=10.0)
+
+    return run(call())
+
+
+def test_it_takes_fifteen_lines_and_readme_shows_them() -> None:
+    assert len([line for line in RACK.splitlines() if line]) <= 15
+    assert RACK in (ROOT / "README.md").read_text()
+
+
+def test_it_says_what_it_is(shout: ProcessHandle) -> None:
+    info = ask(shout, "getInfo")
+    assert info["models"] == ["shout"]
+    assert info["tags"] == ["text"]
+    assert info["capacity"] == {"maxConcurrent": 4}
+    assert (info["name"], info["role"], info["workerId"]) == ("s1", "rack", shout.worker_id)
+    assert {"runInference", "checkCapacity", "getHealth"} <= set(info["endpoints"])
+
+
+def test_it_answers(shout: ProcessHandle) -> None:
+    answer = ask(shout, "runInference", {"modelId": "shout", "inputData": "hello"})
+    assert answer == {"success": True, "result": {"text": "HELLO!"}}
+
+
+def test_a_model_that_it_does_not_have_is_refused_and_the_ones_it_has_are_named(shout: ProcessHandle) -> None:
+    with pytest.raises(errors.ModelNotAvailable) as refused:
+        ask(shout, "runInference", {"modelId": "whisper", "inputData": "hello"})
+    assert refused.value.not_started
+    assert list(refused.value.data["models"]) == ["shout"]
+
+
+def test_a_slip_in_its_code_is_in_its_log_and_not_on_the_wire(shout: ProcessHandle) -> None:
+    with pytest.raises(errors.Internal) as failed:
+        ask(shout, "runInference", {"modelId": "shout", "inputData": 5})
+    assert "AttributeError" not in failed.value.message
+    assert failed.value.origin == shout.worker_id
+    assert "'int' object has no attribute 'upper'" in shout.log()
+    assert ask(shout, "runInference", {"modelId": "shout", "inputData": "still here"})["success"]
+
+
+def test_it_stops_when_told_and_takes_its_status_file_along(folder: Path, tmp_path: Path) -> None:
+    with start_worker(SHOUT, tmp_path, cwd=folder) as shout:
+        assert shout.status_file.exists()
+        assert shout.stop() == 0
+        assert not shout.status_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("wtype", "reason"),
+    [
+        ("shoot:Shout", "cannot import shoot"),
+        ("shout:Shoot", "the module shout has no class Shoot"),
+        ("shout:asyncio", "shout:asyncio is no subclass of wrk_base.worker.Worker"),
+    ],
+)
+def test_a_misspelt_name_ends_the_start_with_one_line(
+    folder: Path, tmp_path: Path, wtype: str, reason: str
+) -> None:
+    process = spawn_worker(["--wtype", wtype], tmp_path, cwd=folder)
+    assert process.wait() == 1
+    (line,) = process.log().splitlines()
+    assert reason in line

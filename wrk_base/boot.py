@@ -1,0 +1,289 @@
+"""From a command line to a running worker: arguments, settings, worker class, run until signalled.
+
+    wrk worker --wtype TYPE --rack NAME --env ENV [--debug] [--KEY VALUE ...]
+
+Types are entry points of the group `wrk.workers` (`wrk-rack-sim`) or `package.module:Class`. Everything
+that stops the start is one line on standard error and exit code 1; wrong usage is 2. The first SIGINT
+or SIGTERM drains, a second one stops waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from random import Random, SystemRandom
+
+import structlog
+import uvloop
+
+from . import log as logging
+from .config import Settings
+from .discovery import Discoveries, combine
+from .discovery.addresses import resolve_interface
+from .discovery.mdns import MdnsDiscovery
+from .discovery.static import StaticDiscovery
+from .errors import StartError
+from .rpc.identity import Identity
+from .rpc.zmq_link import LinkOptions, ZmqNetwork
+from .settings_loader import Loaded, load, show
+from .state import StateDir, default_state_dir
+from .status import StatusFile
+from .worker import Worker, WorkerContext
+
+GROUP = "wrk.workers"
+DESCRIPTORS = 65_536  # two a link, two a caller; the soft limit of 1,024 ends at some 250 racks
+LOOPBACK = "127.0.0.1"
+
+USAGE = """usage: wrk worker --wtype TYPE [--rack NAME] [--env development|production|staging|test] [--debug]
+                  [--config DIR] [--state-dir DIR] [--interface NAME|ADDRESS] [--show-config]
+                  [--KEY VALUE ...]
+"""
+
+
+class UsageError(Exception):
+    """The command line cannot be understood."""
+
+
+@dataclass(slots=True)
+class Arguments:
+    """A command line, taken apart. `flags` are the settings named on it, in order."""
+
+    wtype: str = ""
+    rack: str = "main"
+    env: str = "development"
+    config: Path | None = None
+    state_dir: Path | None = None
+    show_config: bool = False
+    flags: list[tuple[str, str]] = field(default_factory=list)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Arguments:
+    """Raises `UsageError`. `WRK_CONFIG`, `WRK_STATE_DIR`, `WRK_ENV` and `WRK_RACK` stand in for flags."""
+    config, state = environ.get("WRK_CONFIG"), environ.get("WRK_STATE_DIR")
+    arguments = Arguments(
+        rack=environ.get("WRK_RACK", "main"),
+        env=environ.get("WRK_ENV", "development"),
+        config=Path(config) if config else None,
+        state_dir=Path(state) if state else None,
+    )
+    rest = list(argv)
+    while rest:
+        name, value = _next_flag(rest)
+        if name == "show-config":
+            arguments.show_config = True
+        elif name in ("wtype", "rack", "env"):
+            setattr(arguments, name, _required(name, value))
+        elif name == "config":
+            arguments.config = Path(_required(name, value))
+        elif name == "state-dir":
+            arguments.state_dir = Path(_required(name, value))
+        else:
+            arguments.flags.append((name, "true" if value is None else value))
+    return arguments
+
+
+def _next_flag(rest: list[str]) -> tuple[str, str | None]:
+    """Take `--name value`, `--name=value` or a bare `--name` off the front."""
+    word = rest.pop(0)
+    if not word.startswith("--") or len(word) < 3:
+        raise UsageError(f"unexpected {word!r}: settings are given as --KEY VALUE")
+    name, has_value, value = word[2:].partition("=")
+    if has_value:
+        return name, value
+    if name != "show-config" and rest and not rest[0].startswith("--"):
+        return name, rest.pop(0)
+    return name, None
+
+
+def _required(name: str, value: str | None) -> str:
+    if not value:
+        raise UsageError(f"--{name} needs a value")
+    return value
+
+
+def find_class(wtype: str) -> type[Worker]:
+    """The worker class of a type name or of `package.module:Class`; raises `StartError`."""
+    known = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if wtype in known:
+        found = known[wtype].load()
+    elif ":" in wtype:
+        found = _import_class(wtype)
+    else:
+        names = ", ".join(sorted(known)) or "none is installed"
+        raise StartError(f"unknown worker type {wtype!r}; there are {names}, and package.module:Class")
+    if not (isinstance(found, type) and issubclass(found, Worker)):
+        raise StartError(f"{wtype} is no subclass of wrk_base.worker.Worker")
+    return found
+
+
+def _import_class(path: str) -> object:
+    module, _, name = path.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise StartError(f"cannot import {module}: {error}") from error
+    except AttributeError:
+        raise StartError(f"the module {module} has no class {name}") from None
+
+
+def load_settings(kind: type[Worker], arguments: Arguments, environ: Mapping[str, str]) -> Loaded:
+    """Raises `SettingsError`."""
+    return load(
+        config_dir=arguments.config,
+        env=arguments.env,
+        environ=environ,
+        flags=arguments.flags,
+        section=kind.section,
+        section_type=kind.section_type,
+    )
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
+    """Run one worker to its end; returns the exit code."""
+    environ = os.environ if environ is None else environ
+    try:
+        if sys.platform not in ("linux", "darwin"):
+            raise StartError("wrk runs on Linux and macOS; on Windows, use WSL 2")
+        if "--help" in argv or "-h" in argv:
+            print(USAGE, end="")
+            return 0
+        arguments = parse(argv, environ)
+        if not arguments.wtype:
+            raise UsageError("--wtype names the type of worker to run")
+        kind = find_class(arguments.wtype)
+        loaded = load_settings(kind, arguments, environ)
+        if arguments.show_config:
+            print(show(loaded))
+            return 0
+        return run(kind, loaded, arguments, environ)
+    except UsageError as error:
+        print(f"wrk: {error}\n{USAGE}", end="", file=sys.stderr)
+        return 2
+    except StartError as error:
+        print(f"wrk: {error}", file=sys.stderr)
+        return 1
+
+
+def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mapping[str, str]) -> int:
+    """Take the state directory, then live in the event loop. Raises `StartError`."""
+    settings = loaded.settings
+    level = settings.log.level if settings.log.level != "auto" else ("debug" if settings.debug else "info")
+    logging.configure(format=settings.log.format, level=level)
+    _raise_descriptor_limit()
+    rng = Random(SystemRandom().getrandbits(128))
+    state = StateDir(arguments.state_dir or default_state_dir(environ))
+    prefix = (
+        f"{arguments.wtype}-{arguments.rack}"
+        if ":" not in arguments.wtype
+        else f"{kind.__name__}-{arguments.rack}"
+    )
+    lock = state.lock(prefix)
+    try:
+        own = state.identity(prefix, arguments.rack, rng)
+        identity = Identity(own.instance_id, own.epoch, kind.role, arguments.rack)
+        return uvloop.run(_live(kind, loaded, arguments, identity, state.path, prefix, rng))
+    finally:
+        lock.release()
+
+
+async def _live(
+    kind: type[Worker],
+    loaded: Loaded,
+    arguments: Arguments,
+    identity: Identity,
+    state_dir: Path,
+    prefix: str,
+    rng: Random,
+) -> int:
+    settings, log = loaded.settings, logging.get_logger(rack=arguments.rack)
+    host = resolve_interface(settings.interface)
+    if host != LOOPBACK:
+        log.warning(
+            "worker.exposed",
+            address=host,
+            advice="links are not encrypted and callers are not checked: use this on networks you trust",
+        )
+    network = ZmqNetwork(asyncio.get_running_loop(), _link_options(settings))
+    context = WorkerContext(
+        settings=settings,
+        section=loaded.section,
+        identity=identity,
+        wtype=prefix[: -len(arguments.rack) - 1],
+        rack=arguments.rack,
+        state_dir=state_dir,
+        host=host,
+        network=network,
+        discovery=_discovery(settings, host, log),
+        rng=rng,
+        log=log,
+    )
+    try:
+        return await _serve(kind(context), StatusFile(state_dir / "status" / f"{prefix}.json"))
+    finally:
+        network.close()
+
+
+async def _serve(worker: Worker, status: StatusFile) -> int:
+    ended = _stop_on_signals(worker)
+    starting = asyncio.ensure_future(worker.start())
+    signalled = asyncio.ensure_future(ended.wait())
+    await asyncio.wait((starting, signalled), return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        status.write(worker.status())
+        await signalled
+    else:
+        starting.cancel()  # a model may take minutes to load: who asks for the end does not wait for it
+        await asyncio.wait((starting,))
+    await worker.stop()
+    status.remove()
+    return 0
+
+
+def _stop_on_signals(worker: Worker) -> asyncio.Event:
+    """The first signal asks for the stop, a second one ends the drain."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_signal() -> None:
+        if ended.is_set():
+            worker.hurry()
+        ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    return ended
+
+
+def _discovery(settings: Settings, host: str, log: structlog.typing.FilteringBoundLogger) -> Discoveries:
+    chosen = settings.discovery
+    sources = [StaticDiscovery(chosen.peers)] if chosen.peers else []
+    if chosen.mdns:
+        return combine(MdnsDiscovery(chosen.mesh, host, log), *sources, log=log)
+    return combine(*sources, log=log)
+
+
+def _link_options(settings: Settings) -> LinkOptions:
+    rpc = settings.rpc
+    return LinkOptions(
+        max_message=rpc.max_message_size,
+        handshake_timeout=rpc.handshake_timeout,
+        heartbeat=rpc.heartbeat,
+        heartbeat_timeout=rpc.heartbeat_timeout,
+    )
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

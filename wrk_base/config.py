@@ -1,0 +1,288 @@
+"""Every setting on one page: name, default, unit, bounds, and what a smaller or larger value costs.
+
+The Structs are the schema, the defaults and the documentation at once: `config/schema.json`,
+`--show-config` and every error message are made from them. Keys are camelCase outside and
+snake_case here. This page must not know where values come from (`settings_loader.py` does), and
+nothing is listed here that no code reads.
+
+Bounds are there to catch slips (seconds written for milliseconds, a share above 1) and to keep one
+process within the memory and the file descriptors of a small machine; they are not advice.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+ENVIRONMENTS = ("development", "production", "staging", "test")
+
+
+def ms(low: int, high: int, text: str) -> Meta:
+    """A duration: whole milliseconds from `low` to `high`."""
+    return Meta(ge=low, le=high, description=f"{text} Milliseconds.", extra={"unit": "ms"})
+
+
+def size(low: int, high: int, text: str) -> Meta:
+    """A size: whole bytes from `low` to `high`."""
+    return Meta(ge=low, le=high, description=f"{text} Bytes.", extra={"unit": "bytes"})
+
+
+def count(low: int, high: int, text: str) -> Meta:
+    """A number of things from `low` to `high`."""
+    return Meta(ge=low, le=high, description=text)
+
+
+def share(text: str) -> Meta:
+    """A share: 0 is none, 1 is all."""
+    return Meta(ge=0, le=1, description=text)
+
+
+def says(text: str) -> Meta:
+    """What a setting of any other kind means."""
+    return Meta(description=text)
+
+
+# `$(?!\n)`: Python's `$` alone lets a trailing newline pass.
+_PORT_RANGE = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+_HOST = r"([^\s:/#,\[\]]{1,253}|\[[0-9A-Fa-f:.%a-z]{2,64}\])"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Peer = Annotated[
+    str,
+    Meta(
+        pattern=rf"^tcp://{_HOST}:{_PORT_RANGE}(#[^\s,]{{1,128}})?$(?!\n)",
+        title="tcp://host:port or tcp://host:port#KEY with a port from 1 to 65535",
+    ),
+]
+MeshName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$(?!\n)", title="1 to 63 of A-Z, a-z, 0-9, dot, underscore, dash"),
+]
+Interface = Annotated[str, Meta(pattern=r"^\S{1,255}$(?!\n)", title="an address or the name of an interface")]
+Strategy = Literal["round-robin", "least-connections", "weighted", "random", "power-of-two", "peak-ewma"]
+LogFormat = Literal["auto", "json", "pretty"]
+LogLevel = Literal["auto", "debug", "info", "warning", "error"]
+
+
+# fmt: off  (one setting, one block: name and bounds first, then its text, then its default)
+
+class Section(msgspec.Struct, rename="camel", frozen=True, forbid_unknown_fields=True):
+    """Base of every section, also of those that worker classes bring along."""
+
+
+class RpcSettings(Section, frozen=True):
+    """Links between processes."""
+
+    port: Annotated[Port | None, says(
+        "TCP port for RPC; null: 8004 for orchestrators, chosen by the kernel for racks. A fixed port suits "
+        "firewalls and static peers, 0 lets any number of processes share a host.")] = None
+    connect_timeout: Annotated[int, ms(1, HOUR,
+        "How long a call waits for a link before it fails as never started. Shorter moves on to another "
+        "worker sooner; longer forgives a slow or restarting peer.")] = 3000
+    redial_min: Annotated[int, ms(1, HOUR,
+        "First pause before a lost peer is dialled again. Shorter finds a restarted peer sooner; longer "
+        "sends fewer packets to a dead one.")] = 100
+    redial_max: Annotated[int, ms(1, HOUR,
+        "Longest pause between dials; the pause doubles up to it. Shorter notices a return sooner; longer "
+        "is kinder to the network when many peers are away.")] = 1000
+    handshake_timeout: Annotated[int, ms(10, HOUR,
+        "How long a new connection may take until both sides have said hello. Shorter frees descriptors "
+        "held by strangers; longer forgives a stalled peer.")] = 3000
+    max_message_size: Annotated[int, size(524_288, 67_108_864,
+        "Longest ZeroMQ message accepted; a longer one ends its link. Larger bodies travel in chunks. "
+        "Smaller bounds what a stranger can make this process hold; larger saves little.")] = 1_048_576
+    max_peers: Annotated[int, count(1, 65_536,
+        "Outbound links kept open; beyond it the one idle longest is closed. Fewer saves descriptors (two a "
+        "link); more spares redials on a large mesh.")] = 4096
+    max_pending: Annotated[int, count(1, 1_000_000,
+        "Calls that may wait for an answer on one link; further ones are refused as never started. Fewer "
+        "bounds memory; more lets one peer carry a longer queue.")] = 65_536
+    max_in_flight: Annotated[int, count(1, 1_000_000,
+        "Handlers that may run at once in this worker; further requests are refused as never started. Fewer "
+        "keeps answers quick under a flood; more uses a handler that mostly waits.")] = 10_000
+    heartbeat: Annotated[int, ms(100, HOUR,
+        "Period of ZeroMQ's own heartbeat, a fuse for hosts that vanish without closing. Shorter blows "
+        "sooner; longer costs less idle traffic. Health has beats of its own.")] = 2000
+    heartbeat_timeout: Annotated[int, ms(100, HOUR,
+        "Silence after a ZeroMQ heartbeat that closes the link. Shorter frees dead links sooner; longer "
+        "forgives a host that stands still.")] = 6000
+
+
+class DiscoverySettings(Section, frozen=True):
+    """How processes find each other."""
+
+    mesh: Annotated[MeshName, says(
+        "Name of the mesh; processes of other meshes on the same network are ignored. One name joins "
+        "everything that hears it; several keep teams apart.")] = "default"
+    mdns: Annotated[bool, says(
+        "Announce and browse by mDNS. On needs no set-up on one network; off is silent, and then only "
+        "`peers` are known.")] = True
+    peers: Annotated[list[Peer], Meta(max_length=4096, description=
+        "Peers that are always dialled, mDNS or not, as tcp://host:port or tcp://host:port#KEY. Reaches "
+        "routed networks and containers, but is kept up by hand.")] = []
+
+
+class HealthSettings(Section, frozen=True):
+    """When a worker is doubted, left out, and taken back."""
+
+    heartbeat_interval: Annotated[int, ms(10, HOUR,
+        "Period of a rack's beats to every orchestrator while nothing else is sent. Shorter sees a loss "
+        "sooner; longer carries more racks per core.")] = 1000
+    silence_timeout: Annotated[int, ms(10, DAY,
+        "Silence after which a worker is out of routing. Shorter reacts sooner; longer forgives a host that "
+        "pauses.")] = 3500
+    probe_timeout: Annotated[int, ms(1, HOUR,
+        "How long a health probe may take before it counts as failed. Shorter finds slow workers; longer "
+        "spares busy ones.")] = 2000
+    deadline_misses: Annotated[int, count(1, 1000,
+        "Deadlines missed in a row that put a worker in quarantine. Fewer stops feeding a hung worker "
+        "sooner; more forgives requests with tight deadlines.")] = 5
+    quarantine_min: Annotated[int, ms(1, DAY,
+        "Length of a first quarantine. Shorter brings a worker back sooner; longer lets it recover.")] = 5000
+    quarantine_max: Annotated[int, ms(1, DAY,
+        "Longest quarantine; the length doubles with each repetition up to it. Shorter tries a bad worker "
+        "more often; longer leaves a repaired one unused.")] = 300_000
+    probation_successes: Annotated[int, count(1, 1000,
+        "Successes in a row that end a probation. Fewer restores capacity sooner; more makes sure that the "
+        "worker is well.")] = 5
+    flap_high: Annotated[float, share(
+        "Weighted share of state changes among the last results at which a worker counts as flapping. Lower "
+        "catches unstable workers sooner; higher tolerates a rough network.")] = 0.30
+    flap_low: Annotated[float, share(
+        "Share below which it no longer counts as flapping. Lower wants a longer calm; close to `flapHigh` "
+        "the verdict itself may flap.")] = 0.20
+    max_quarantined_share: Annotated[float, share(
+        "Share of a model's workers that judgement may quarantine at once. Lower keeps capacity when all of "
+        "them err; higher keeps more bad workers out.")] = 0.5
+
+
+class BalancingSettings(Section, frozen=True):
+    """What the balancing strategies remember."""
+
+    latency_half_life: Annotated[int, ms(1, HOUR,
+        "Half-life of a worker's latency average. Shorter follows changes; longer smooths.")] = 10_000
+
+
+class RoutingSettings(Section, frozen=True):
+    """What happens to a request when no worker is free, or one fails."""
+
+    queue_limit: Annotated[int, count(0, 1_000_000,
+        "Requests that may wait for a worker; 0 refuses at once. Fewer tells callers the truth early; more "
+        "rides out a short burst.")] = 0
+    queue_timeout: Annotated[int, ms(0, DAY,
+        "How long a request may wait for a worker. Shorter refuses in time for the caller to go elsewhere; "
+        "longer wins a place more often.")] = 2000
+    retry_budget_share: Annotated[float, share(
+        "Retries allowed as a share of the last 10 s of requests. Lower protects a struggling mesh from "
+        "retry storms; higher hides more failures.")] = 0.2
+    retry_budget_min: Annotated[int, count(0, 100_000,
+        "Retries per second that are always allowed, so that quiet services can retry at all. Lower is "
+        "stricter; higher adds load exactly when workers fail.")] = 3
+
+
+class HttpSettings(Section, frozen=True):
+    """The HTTP face of the standalone service."""
+
+    body_limit: Annotated[int, size(1024, 1_073_741_824,
+        "Longest request body; a longer one is refused with 413. Smaller bounds memory per request; larger "
+        "admits images and long contexts.")] = 16_777_216
+    shutdown_timeout: Annotated[int, ms(0, HOUR,
+        "How long open HTTP requests may take to end when the service stops. Shorter is gone sooner; longer "
+        "cuts off fewer callers.")] = 2000
+
+
+class StopSettings(Section, frozen=True):
+    """How a process ends."""
+
+    drain_timeout: Annotated[int, ms(0, HOUR,
+        "How long requests in flight may finish after a stop was asked for. Shorter restarts sooner; longer "
+        "loses fewer answers.")] = 10_000
+
+
+class LogSettings(Section, frozen=True):
+    """What is logged and how it looks."""
+
+    format: Annotated[LogFormat, says(
+        "json: one object a line, for machines; pretty: for people; auto: pretty on a terminal, json "
+        "elsewhere.")] = "auto"
+    level: Annotated[LogLevel, says(
+        "Least severe level that is logged; auto: info, or debug with `debug`. Lower shows more and costs "
+        "more; higher hides what led up to a fault.")] = "auto"
+
+
+class Settings(Section, frozen=True):
+    """Settings of one process."""
+
+    debug: Annotated[bool, says(
+        "Log at debug level unless `log.level` says otherwise. Costs speed and disk.")] = False
+    port: Annotated[Port, says(
+        "TCP port of the HTTP service; 0: chosen by the kernel. A fixed port is easy to call; 0 never "
+        "collides.")] = 8003
+    interface: Annotated[Interface, says(
+        "Where to listen and what to announce. 127.0.0.1 stays on this machine; anything else lets the "
+        "network in, which has to be wanted.")] = "127.0.0.1"
+    load_balancing_strategy: Annotated[Strategy, says(
+        "How one of several workers is chosen. round-robin is even and predictable; the load-aware ones "
+        "suit uneven requests or machines; random needs no state.")] = "round-robin"
+    health_check_interval: Annotated[int, ms(10, HOUR,
+        "Period of the full health probe of each worker; shortened by itself for one in doubt. Shorter sees "
+        "trouble sooner; longer costs workers less.")] = 5000
+    service_discovery_interval: Annotated[int, ms(10, HOUR,
+        "Period of the sweep that looks again at everything discovered. Shorter heals a missed announcement "
+        "sooner; longer is quieter.")] = 10_000
+    request_timeout: Annotated[int, ms(1, DAY,
+        "Deadline of a routed request that names none. Shorter frees callers of a stuck worker; longer lets "
+        "slow models finish.")] = 60_000
+    worker_timeout: Annotated[int, ms(10, DAY,
+        "Silence after which a registration ends. Shorter forgets the dead sooner; longer keeps workers "
+        "across an outage of the network.")] = 30_000
+    max_retries: Annotated[int, count(0, 100,
+        "Further workers tried for one request. Fewer fails sooner; more hides more failures and adds load "
+        "while workers fail.")] = 3
+    enable_failover: Annotated[bool, says(
+        "Try another worker at all when one fails before it answered. Off shows every failure to the "
+        "caller, which suits callers with retries of their own.")] = True
+    max_workers_per_model: Annotated[int, count(0, 1_000_000,
+        "Registrations accepted per model; 0: no cap. A cap bounds what one model can take up; none needs "
+        "no upkeep.")] = 0
+    pool_linger: Annotated[int, ms(0, DAY,
+        "How long an idle link to a peer stays open. Shorter frees descriptors; longer spares the next call "
+        "a handshake.")] = 300_000
+    rpc: RpcSettings = RpcSettings()
+    discovery: DiscoverySettings = DiscoverySettings()
+    health: HealthSettings = HealthSettings()
+    balancing: BalancingSettings = BalancingSettings()
+    routing: RoutingSettings = RoutingSettings()
+    http: HttpSettings = HttpSettings()
+    stop: StopSettings = StopSettings()
+    log: LogSettings = LogSettings()
+
+# fmt: on
+
+ORDERED = (
+    ("rpc.redialMin", "at most", "rpc.redialMax"),
+    ("health.quarantineMin", "at most", "health.quarantineMax"),
+    ("health.flapLow", "below", "health.flapHigh"),
+    ("health.heartbeatInterval", "below", "health.silenceTimeout"),
+)
+"""Pairs of settings that bound each other; the loader checks them once all sources are merged."""
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a settings file: `config/schema.json`, for editors and checks before a start.
+
+    Sections of worker classes are admitted as objects, since only their own process knows them.
+    """
+    page = msgspec.json.schema(Settings)
+    for definition in page["$defs"].values():
+        for field in definition["properties"].values():
+            if field.get("type") == "boolean":
+                field |= {"type": ["boolean", "integer"], "enum": [True, False, 1, 0]}
+    top = page["$defs"]["Settings"]
+    top["properties"]["$schema"] = {"description": "Where this schema is, for editors.", "type": "string"}
+    top["additionalProperties"] = {"type": "object"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **page}

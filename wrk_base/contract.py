@@ -1,0 +1,187 @@
+"""What the public methods take and give: the shapes that users of the family already know.
+
+Keys are camelCase on the wire. Every bound here is checked when a body is read, so that one
+malformed registration or request ends in a clear refusal instead of growing a table. Unknown keys
+of requests are ignored, so that newer callers can talk to older workers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from .errors import BadRequest
+
+MAX_MODELS = 1000  # a rack lists models, not files: 1,000 names of 256 bytes are 256 kB in a registry
+MAX_TAGS = 100
+MAX_LABELS = 100
+MAX_CONCURRENT = 1_000_000
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Text = Annotated[str, msgspec.Meta(max_length=256)]
+Address = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Models = Annotated[list[Name], msgspec.Meta(max_length=MAX_MODELS)]
+Tags = Annotated[list[Name], msgspec.Meta(max_length=MAX_TAGS)]
+Labels = Annotated[dict[Name, Text], msgspec.Meta(max_length=MAX_LABELS)]
+Concurrency = Annotated[int, msgspec.Meta(ge=1, le=MAX_CONCURRENT)]
+Weight = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
+
+
+class Shape(msgspec.Struct, rename="camel", frozen=True, omit_defaults=False):
+    """Base of every request and result: camelCase on the wire."""
+
+
+class Capacity(Shape, frozen=True):
+    max_concurrent: Concurrency = 1
+
+
+class Capabilities(Shape, frozen=True):
+    models: Models = []
+    tags: Tags = []
+    capacity: Capacity = Capacity()
+
+
+class Registration(Shape, frozen=True):
+    """`registerWorker`: where a worker is and what it offers."""
+
+    worker_id: Id
+    address: Address
+    capabilities: Capabilities = Capabilities()
+    labels: Labels = {}
+    weight: Weight | None = None
+
+
+class Registered(Shape, frozen=True):
+    """Result of `registerWorker`; `registered_at` is Unix milliseconds, the lease milliseconds."""
+
+    worker_id: str
+    registered_at: int
+    lease_ms: int
+    success: bool = True
+
+
+class WorkerRef(Shape, frozen=True):
+    """`unregisterWorker`, `drainWorker`, `quarantineWorker`, `releaseWorker`."""
+
+    worker_id: Id
+
+
+class ModelRef(Shape, frozen=True):
+    """`loadModel`, `unloadModel`."""
+
+    model_id: Name
+
+
+class Requirements(Shape, frozen=True):
+    """What a worker must have: every tag in `capabilities`, every label, at least this capacity."""
+
+    capabilities: Tags = []
+    min_capacity: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONCURRENT)] = 0
+    labels: Labels = {}
+
+
+class FindWorker(Shape, frozen=True):
+    """`findAvailableWorker`."""
+
+    model_id: Name
+    requirements: Requirements = Requirements()
+
+
+class Options(Shape, frozen=True):
+    """Options of an inference request. `task` is raw, chat, completion, embedding, rerank or response."""
+
+    task: Annotated[str, msgspec.Meta(max_length=64)] = "raw"
+    requirements: Requirements = Requirements()
+    timeout_ms: Milliseconds | None = None
+    session_id: Text | None = None
+    priority: Annotated[str, msgspec.Meta(max_length=32)] = "default"
+    repeatable: bool = True
+    idempotency_key: Text | None = None
+    simulate: bool = False
+
+
+class InferenceHead(Shape, frozen=True):
+    """What a router reads of `routeInferenceRequest` and `runInference`; the input stays opaque."""
+
+    model_id: Name
+    options: Options = Options()
+    simulate: bool = False
+
+
+class RackInfo(Shape, frozen=True):
+    """`info` of the family's `registerRack`."""
+
+    address: Address
+    capabilities: Capabilities = Capabilities()
+    labels: Labels = {}
+    weight: Weight | None = None
+
+
+class RegisterRack(Shape, frozen=True):
+    id: Id
+    info: RackInfo
+    type: Text = ""
+
+
+class ForgetRacks(Shape, frozen=True):
+    ids: Annotated[list[Id], msgspec.Meta(max_length=10_000)] = []
+    all: bool = False
+
+
+class WorkerFilter(Shape, frozen=True):
+    """`listWorkers`: every field narrows the list."""
+
+    model_id: Name | None = None
+    state: Text | None = None
+    labels: Labels = {}
+
+
+class Description(Shape, frozen=True):
+    """What a worker says of itself: an author's `describe()` returns it, `getInfo` carries it."""
+
+    models: Models = []
+    tags: Tags = []
+    max_concurrent: Concurrency = 1
+    labels: Labels = {}
+    weight: Weight | None = None
+
+
+class Info(Shape, frozen=True):
+    """What an orchestrator reads of a rack's `getInfo`."""
+
+    models: Models = []
+    tags: Tags = []
+    labels: Labels = {}
+    capacity: Capacity = Capacity()
+    weight: Weight | None = None
+    name: Text = ""
+    type: Text = ""
+
+
+PAYLOAD_FIELDS: dict[str, tuple[str, str]] = {
+    "routeInferenceRequest": ("inputData", "result"),
+    "runInference": ("inputData", "result"),
+}
+"""Method -> (field of the request, field of the result) that travels as the opaque payload."""
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], body: Any, *, what: str = "request") -> T:
+    """`body` (a decoded map) as `kind`; `BadRequest` names the field and what is allowed."""
+    try:
+        return msgspec.convert({} if body is None else body, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        reason, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".")
+        where = f"{what}: {field}: " if field else f"{what}: "
+        raise BadRequest(where + reason, data={"field": field} if field else {}) from None
+
+
+def as_body(shape: Shape) -> dict[str, Any]:
+    """The shape as the plain map that goes on the wire."""
+    body: dict[str, Any] = msgspec.to_builtins(shape)
+    return body

@@ -1,0 +1,157 @@
+"""A worker in front of a model: what the author of a rack subclasses.
+
+The author says what the rack offers (`describe`) and answers one request (`infer`). The base class
+does the rest: the methods of every rack, a capacity that is kept, registration with every orchestrator
+that is heard, and beats that carry the load and run apart from inference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from typing import Any
+
+from . import contract, errors
+from .discovery import Found
+from .enrolment import Enrolment
+from .rpc import wire
+from .rpc.server import Request
+from .worker import Worker, WorkerContext
+
+UNREGISTER_SECONDS = 0.5
+
+
+class Rack(Worker):
+    """Serves `runInference` for the models of `describe`, at most `maxConcurrent` at a time."""
+
+    role = "rack"
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__(context)
+        self.running = 0
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._enrolment = Enrolment(
+            peers=self.peers,
+            offer=self._registration,
+            dialled_back=self._has_caller,
+            spawn=self.spawn,
+            log=self.log,
+        )
+        self.respond("runInference", self._run_inference)
+        self.respond(
+            "getAvailableModels", lambda _: {"success": True, "models": list(self.describe().models)}
+        )
+        self.respond("checkCapacity", lambda _: {"success": True, **self.load()})
+        self.respond("loadModel", self._load_model)
+        self.respond("unloadModel", self._unload_model)
+
+    # --- what an author overrides
+
+    @abstractmethod
+    def describe(self) -> contract.Description:
+        """Models, tags, capacity and labels of this rack."""
+
+    @abstractmethod
+    async def infer(self, model_id: str, input_data: Any, options: contract.Options) -> Any:
+        """The answer to one request: anything that msgpack and JSON can carry."""
+
+    async def load_model(self, model_id: str) -> None:
+        """Make a listed model ready. A rack whose models are always loaded leaves this as it is."""
+
+    async def unload_model(self, model_id: str) -> None:
+        """Give a model's memory back."""
+        raise errors.BadRequest(f"this rack keeps {model_id} loaded")
+
+    # --- methods of a rack
+
+    async def _run_inference(self, body: Any, request: Request) -> dict[str, Any]:
+        head = contract.parse(contract.InferenceHead, request.head)
+        offer = self.describe()
+        if head.model_id not in offer.models:
+            raise errors.ModelNotAvailable(
+                f"{self.identity.worker_id} does not serve {head.model_id}",
+                data={"models": list(offer.models[:20])},
+                not_started=True,
+            )
+        if self.running >= offer.max_concurrent:
+            raise errors.CapacityExceeded(
+                f"{self.identity.worker_id} runs {self.running} of {offer.max_concurrent} requests",
+                not_started=True,
+                retry_after_ms=100,
+            )
+        self.running += 1
+        try:
+            result = await self.infer(head.model_id, body["inputData"], head.options)
+        finally:
+            self.running -= 1
+            request.reply_extras = {"load": self.load()}
+        return {"success": True, "result": result}
+
+    async def _load_model(self, body: Any) -> dict[str, Any]:
+        model_id = self._listed(body)
+        await self.load_model(model_id)
+        return {"success": True, "modelId": model_id}
+
+    async def _unload_model(self, body: Any) -> dict[str, Any]:
+        model_id = self._listed(body)
+        await self.unload_model(model_id)
+        return {"success": True, "modelId": model_id}
+
+    def _listed(self, body: Any) -> str:
+        model_id = contract.parse(contract.ModelRef, body).model_id
+        models = self.describe().models
+        if model_id not in models:
+            text = f"{self.identity.worker_id} does not serve {model_id}"
+            raise errors.ModelNotAvailable(text, data={"models": list(models[:20])})
+        return model_id
+
+    def load(self) -> dict[str, Any]:
+        """What the rack tells of its load, on replies and beats."""
+        capacity = self.describe().max_concurrent
+        return {
+            "inFlight": self.running,
+            "maxConcurrent": capacity,
+            "free": max(0, capacity - self.running),
+            "lagMs": round(self.lag.last * 1000),
+        }
+
+    # --- life in the mesh
+
+    async def on_listening(self) -> None:
+        self._beat()
+
+    def on_found(self, found: Found) -> None:
+        self._enrolment.hear(found)
+
+    def on_gone(self, found: Found) -> None:
+        self._enrolment.unhear(found)
+
+    async def before_drain(self) -> None:
+        self._enrolment.close()
+
+    async def after_drain(self) -> None:
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+            self._beat_timer = None
+        await self._enrolment.unregister(self.identity.worker_id, UNREGISTER_SECONDS)
+
+    def _beat(self) -> None:
+        """Sign of life on every orchestrator's own link to this rack: the very path that requests take."""
+        interval = self.settings.health.heartbeat_interval / 1000
+        self.server.tell((wire.PONG, 0, 0, {"load": self.load()}), ("orchestrator",), quiet_for=interval / 2)
+        self._beat_timer = self._loop.call_later(interval, self._beat)
+
+    def _has_caller(self, worker_id: str) -> bool:
+        return any(c.info is not None and c.info.worker_id == worker_id for c in self.server.callers.values())
+
+    def _registration(self) -> contract.Registration:
+        offer = self.describe()
+        return contract.Registration(
+            worker_id=self.identity.worker_id,
+            address=self.endpoint,
+            capabilities=contract.Capabilities(
+                models=offer.models, tags=offer.tags, capacity=contract.Capacity(offer.max_concurrent)
+            ),
+            labels=offer.labels,
+            weight=offer.weight,
+        )

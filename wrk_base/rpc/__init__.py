@@ -1,0 +1,1 @@
+"""RPC over ZeroMQ: pure wire format and call tables, and the thin shell that moves the bytes."""

@@ -1,0 +1,65 @@
+"""Who a process is on the wire, and what a greeting says of it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import wire
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`worker_id` is stable over restarts; `epoch` rises with every start."""
+
+    worker_id: str
+    epoch: int
+    role: str
+    name: str = ""
+
+    def greeting(self, limits: dict[str, int]) -> dict[str, Any]:
+        """The facts of HELLO and HELLO_OK. `proof` stays empty until identities are certified."""
+        return {
+            "versions": [wire.VERSION, wire.VERSION],
+            "features": [],
+            "limits": limits,
+            "id": self.worker_id,
+            "epoch": self.epoch,
+            "role": self.role,
+            "name": self.name,
+            "proof": b"",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """What a peer's greeting said."""
+
+    worker_id: str
+    epoch: int
+    role: str
+    name: str = ""
+    limits: dict[str, int] = field(default_factory=dict)
+
+
+class BadGreeting(ValueError):
+    """A greeting that names no usable identity, or no version in common."""
+
+
+def read_greeting(facts: dict[Any, Any]) -> PeerInfo:
+    """The peer of a HELLO or HELLO_OK; raises `BadGreeting` in words for people. Unknown keys are ignored."""
+    versions = facts.get("versions")
+    if not (isinstance(versions, tuple) and len(versions) == 2 and all(type(v) is int for v in versions)):
+        raise BadGreeting("a greeting names its versions as [lowest, highest]")
+    if not versions[0] <= wire.VERSION <= versions[1]:
+        raise BadGreeting(
+            f"version {wire.VERSION} is spoken here, the peer speaks {versions[0]} to {versions[1]}"
+        )
+    worker_id, epoch, role, name = (facts.get(key) for key in ("id", "epoch", "role", "name"))
+    if not (isinstance(worker_id, str) and 0 < len(worker_id) <= 128):
+        raise BadGreeting("a greeting names an id of 1 to 128 characters")
+    if type(epoch) is not int or not 0 <= epoch < 2**64 or not isinstance(role, str) or len(role) > 32:
+        raise BadGreeting("a greeting names an epoch of 64 bits and a role")
+    limits = facts.get("limits")
+    numbers = {k: v for k, v in limits.items() if type(v) is int} if isinstance(limits, dict) else {}
+    return PeerInfo(worker_id, epoch, role, name[:128] if isinstance(name, str) else "", numbers)

@@ -1,0 +1,72 @@
+"""What the RPC layer asks of a transport. ZeroMQ implements it, and so does the fake network of the tests.
+
+A link moves whole messages (bytes) and tells when it is up, when it is lost and when a batch of
+arrivals has been handed over. It knows nothing of what the bytes mean. All callbacks run in the event
+loop, never inside a call of the link's own methods, except `on_message`/`on_drained` inside a drain.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Listener(Protocol):
+    """The serving side: many peers, each under a routing id that the transport made up."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    def send(self, routing_id: bytes, message: bytes) -> bool:
+        """False when the peer is gone."""
+
+    def forget(self, routing_id: bytes) -> None:
+        """The peer is known to be gone."""
+
+    def close(self, linger_ms: int = 0) -> None: ...
+
+
+class Link(Protocol):
+    """The calling side: one connection to one process; it never comes back by itself."""
+
+    def send(self, message: bytes) -> bool:
+        """False when the link is not up."""
+
+    def close(self, linger_ms: int = 0) -> None: ...
+
+
+class ListenerEvents(Protocol):
+    def on_message(self, routing_id: bytes, message: bytes) -> None: ...
+
+    def on_drained(self) -> None:
+        """All that had arrived was handed over: the time to run and to answer."""
+
+    def on_doubt(self, routing_id: bytes) -> None:
+        """The peer's connection may be gone: send to it to find out."""
+
+    def on_malformed(self) -> None:
+        """A peer sent something other than one frame; it was discarded."""
+
+
+class LinkEvents(Protocol):
+    def on_up(self) -> None: ...
+
+    def on_message(self, message: bytes) -> None: ...
+
+    def on_drained(self) -> None: ...
+
+    def on_down(self, reason: str) -> None:
+        """Once: the connection failed or was lost. The link is closed already."""
+
+
+class Network(Protocol):
+    """Makes links. One per process."""
+
+    def listen(self, endpoint: str, events: ListenerEvents) -> Listener:
+        """Raises `StartError` when the endpoint cannot be had."""
+
+    def dial(self, endpoint: str, events: LinkEvents) -> Link: ...
+
+    async def diagnose(self, endpoint: str) -> str:
+        """The likely cause why `endpoint` cannot be reached, for people."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,160 @@
+"""The cache of peers: one `Peer` an endpoint, closed when it was idle for long, bounded in number.
+
+`hold` keeps a peer connected (an orchestrator its racks, a rack its orchestrators) and tells its owner
+what happens to it; `request` is for everybody else and borrows. A held peer is never evicted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+from .. import contract, errors
+from . import wire
+from .client import Peer, PeerEvents, PeerLimits, Reply
+from .identity import Identity
+from .link import Network
+
+
+class Peers:
+    """Outbound links of one process. `linger` is in seconds."""
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        identity: Identity,
+        rng: Random,
+        limits: PeerLimits,
+        max_peers: int,
+        linger: float,
+    ) -> None:
+        self._network, self._identity, self._rng, self._limits = network, identity, rng, limits
+        self._max_peers, self._linger = max_peers, linger
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[str, Peer] = {}
+        self._borrowed: dict[str, Peer] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self.evictions = 0
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._borrowed)
+
+    def hold(self, endpoint: str, events: PeerEvents) -> Peer:
+        """A peer that is dialled now and for as long as it is held; one owner an endpoint."""
+        self.release(endpoint)
+        peer = self._held[endpoint] = self._make(endpoint, events, keep=True)
+        peer.dial()
+        return peer
+
+    def release(self, endpoint: str) -> None:
+        """Close a held peer; nothing happens when there is none."""
+        peer = self._held.pop(endpoint, None)
+        if peer is not None:
+            peer.close()
+
+    def get(self, endpoint: str) -> Peer:
+        """The peer to call: the held one, or a borrowed one that goes when idle."""
+        peer = self._held.get(endpoint) or self._borrowed.get(endpoint)
+        if peer is None:
+            self._make_room()
+            peer = self._borrowed[endpoint] = self._make(endpoint, None, keep=False)
+            peer.last_used = self._loop.time()
+            self._plan_sweep()
+        return peer
+
+    async def request(self, endpoint: str, method: str, body: Any = None, *, timeout: float) -> Any:
+        """Call `method` with a plain body and return the plain result; `timeout` in seconds.
+
+        Raises `WrkError`: what the handler raised, or `Unavailable`, `DeadlineExceeded`, `BadRequest`.
+        """
+        return await call_with_body(self.get(endpoint), method, body, self._loop.time() + timeout)
+
+    def stats(self) -> dict[str, Any]:
+        """As the consolidated status shows it."""
+        peers = [*self._held.values(), *self._borrowed.values()]
+        return {
+            "active": len(peers),
+            "ready": sum(peer.ready for peer in peers),
+            "held": len(self._held),
+            "evictions": self.evictions,
+            "lateAnswers": sum(peer.late_answers for peer in peers),
+            "peers": [
+                {"endpoint": p.endpoint, "workerId": p.info.worker_id if p.info else "", "ready": p.ready}
+                for p in peers[:1000]
+            ],
+        }
+
+    def close(self, linger_ms: int = 0) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for table in (self._held, self._borrowed):
+            for peer in table.values():
+                peer.close(linger_ms)
+            table.clear()
+
+    def _make(self, endpoint: str, events: PeerEvents | None, *, keep: bool) -> Peer:
+        return Peer(
+            endpoint,
+            network=self._network,
+            identity=self._identity,
+            rng=self._rng,
+            limits=self._limits,
+            events=events,
+            keep=keep,
+        )
+
+    def _make_room(self) -> None:
+        if len(self) < self._max_peers:
+            return
+        idle = [peer for peer in self._borrowed.values() if peer.idle]
+        if not idle:
+            raise errors.CapacityExceeded(
+                f"{len(self)} peers are connected and busy: the limit is rpc.maxPeers = {self._max_peers}",
+                not_started=True,
+                retry_after_ms=1000,
+            )
+        self._evict(min(idle, key=lambda peer: peer.last_used))
+
+    def _evict(self, peer: Peer) -> None:
+        peer.close()
+        del self._borrowed[peer.endpoint]
+        self.evictions += 1
+
+    def _plan_sweep(self) -> None:
+        if self._sweep is None and self._borrowed:
+            self._sweep = self._loop.call_later(self._linger / 2, self._sweep_idle)
+
+    def _sweep_idle(self) -> None:
+        self._sweep = None
+        before = self._loop.time() - self._linger
+        for peer in [p for p in self._borrowed.values() if p.idle and p.last_used <= before]:
+            self._evict(peer)
+        self._plan_sweep()
+
+
+async def call_with_body(peer: Peer, method: str, body: Any, deadline: float) -> Any:
+    """One call with plain bodies: CONTRACT's shapes are laid on head and payload here and nowhere else."""
+    fields = contract.PAYLOAD_FIELDS.get(method)
+    head = None
+    if fields is not None and isinstance(body, dict):
+        head = {key: value for key, value in body.items() if key != fields[0]}
+        body = body.get(fields[0])
+    try:
+        payload = wire.pack_body(body)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise errors.BadRequest(
+            f"the body of {method} cannot be encoded: {error}", not_started=True
+        ) from None
+    return read_reply(await peer.call(method, payload, deadline=deadline, head=head), fields)
+
+
+def read_reply(reply: Reply, fields: tuple[str, str] | None) -> Any:
+    """A reply as a plain result."""
+    try:
+        result = wire.unpack_body(reply.payload, reply.content_type)
+    except ValueError as error:
+        raise errors.Internal(f"the answer is malformed: {error}") from None
+    return {**reply.head, fields[1]: result} if fields is not None and reply.head is not None else result

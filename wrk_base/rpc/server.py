@@ -1,0 +1,512 @@
+"""The serving side: greet callers, run handlers, answer each request exactly once.
+
+A drain hands over everything that has arrived before anything runs (`on_drained`), so that a CANCEL
+right behind its REQUEST wins. The try/except is inside, per message and per request: nothing that a
+peer sends ends the loop. No request runs for a caller that has not said HELLO, that addresses another
+epoch, or whose deadline passed while it lay in buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from .. import contract, errors
+from . import wire
+from .calls import CallTable, OneWayDelay
+from .client import Reply
+from .handlers import Handler, MethodStats, make_handler
+from .identity import BadGreeting, Identity, PeerInfo, read_greeting
+from .link import Listener, Network
+from .outbox import Outbox
+
+INLINE_SECONDS = 0.001  # what an inline handler may take before it is logged: it holds up everybody
+DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until ROUTER surely knows of it
+MUTED_AFTER = 100  # malformed messages from one peer; after them it is thrown out of the tables
+
+
+OnOversize = Callable[["Caller", wire.Envelope, str], None]
+
+
+class Caller:
+    """A peer that sends requests here, from its first message until its connection is gone."""
+
+    __slots__ = ("delay", "info", "last_id", "malformed", "open", "outbox", "routing_id", "said_at")
+
+    def __init__(self, routing_id: bytes, max_message: int, on_oversize: OnOversize) -> None:
+        self.routing_id = routing_id
+        self.outbox = Outbox(max_message, lambda envelope, problem: on_oversize(self, envelope, problem))
+        self.info: PeerInfo | None = None
+        self.open: dict[int, Request] = {}
+        self.delay = OneWayDelay()
+        self.last_id = 0
+        self.malformed = 0
+        self.said_at = 0.0
+
+
+class Request:
+    """One request, from arrival to its terminal envelope; handlers that want it get it as `request`."""
+
+    __slots__ = (
+        "arrived",
+        "caller",
+        "content_type",
+        "deadline",
+        "extras",
+        "handler",
+        "head",
+        "id",
+        "payload",
+        "reply_extras",
+        "task",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        caller: Caller,
+        request_id: int,
+        handler: Handler,
+        arrived: float,
+        deadline: float,
+        head: dict[str, Any] | None,
+        content_type: int,
+        payload: bytes,
+        extras: dict[str, Any] | None,
+    ) -> None:
+        self.caller, self.id, self.handler = caller, request_id, handler
+        self.arrived, self.deadline = arrived, deadline
+        self.head, self.content_type, self.payload, self.extras = head, content_type, payload, extras
+        self.reply_extras: dict[str, Any] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.verdict: errors.WrkError | None = None
+
+    @property
+    def peer(self) -> PeerInfo:
+        """Who asks; its greeting was read before any request ran."""
+        assert self.caller.info is not None
+        return self.caller.info
+
+    def body(self) -> Any:
+        """The decoded body: the head's fields with the payload in its place, or the payload alone."""
+        try:
+            payload = wire.unpack_body(self.payload, self.content_type)
+        except ValueError as error:
+            raise errors.BadRequest(f"the body is malformed: {error}", not_started=True) from None
+        if self.head is None:
+            return payload
+        fields = contract.PAYLOAD_FIELDS.get(self.handler.method)
+        return {**self.head, fields[0]: payload} if fields else payload
+
+
+class Server:
+    """Serves methods on one listener. `respond` may be called at any time."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        max_in_flight: int = 10_000,
+        max_message: int = 1_048_576,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self.identity = identity
+        self.handlers: dict[str, Handler] = {}
+        self.callers: dict[bytes, Caller] = {}
+        self.counters = {"malformed": 0, "rejected": 0, "deadlineDrops": 0, "cancels": 0, "lostCallers": 0}
+        self.on_caller: Callable[[PeerInfo], None] = _nobody
+        self.draining = ""
+        self._max_in_flight, self._max_message, self._log = max_in_flight, max_message, log
+        self._loop = asyncio.get_running_loop()
+        self._listener: Listener | None = None
+        self._arrived: list[Request] = []
+        self._running: CallTable[int, Request] = CallTable()
+        self._dirty: dict[bytes, Caller] = {}
+        self._flush_due = False
+        self._draining_now = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    # --- what the owner does
+
+    def listen(self, network: Network, endpoint: str) -> str:
+        """Bind; returns the real endpoint."""
+        self._listener = network.listen(endpoint, self)
+        return self._listener.endpoint
+
+    def respond(self, method: str, function: Callable[..., Any], *, raw: bool = False) -> None:
+        self.handlers[method] = make_handler(method, function, raw=raw)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    def tell(self, envelope: wire.Envelope, roles: Iterable[str], quiet_for: float) -> None:
+        """Send a beat to every caller of these roles that heard nothing for `quiet_for` seconds."""
+        before = self._loop.time() - quiet_for
+        for caller in self.callers.values():
+            if caller.info is not None and caller.info.role in roles and caller.said_at <= before:
+                self._say(caller, envelope)
+
+    def drain(self, reason: str) -> None:
+        """Refuse new requests as not-started and tell every caller which of its own still run."""
+        self.draining = reason
+        for caller in self.callers.values():
+            self._say(caller, (wire.GOAWAY, 0, caller.last_id, reason))
+
+    async def drained(self) -> None:
+        """Returns when no handler runs."""
+        await self._empty.wait()
+
+    def cancel_all(self) -> None:
+        """Cancel what still runs; each is answered when it has stopped."""
+        for request in list(self._running.entries.values()):
+            self._cancel(request, errors.Unavailable("the worker stopped before the answer was ready"))
+
+    def close(self, linger_ms: int = 0) -> None:
+        if self._listener is not None:
+            self._flush()
+            self._listener.close(linger_ms)
+            self._listener = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.callers.clear()
+
+    # --- what arrives
+
+    def on_message(self, routing_id: bytes, message: bytes) -> None:
+        caller = self.callers.get(routing_id)
+        if caller is None and len(message) > wire.MAX_GREETING:
+            self._malformed(None)
+            return
+        try:
+            sent_ms, envelopes = wire.decode(message)
+        except wire.BadMessage as error:
+            self._refuse_message(caller, routing_id, error)
+            return
+        now = self._loop.time()
+        if caller is None:
+            caller = self._meet(routing_id)
+        excess = caller.delay.excess(sent_ms, now * 1000) / 1000
+        for envelope in envelopes:
+            if not wire.well_formed(envelope):
+                self._malformed(caller)
+            elif envelope[0] == wire.REQUEST:
+                self._admit(caller, envelope, now, excess)
+            else:
+                self._take(caller, envelope)
+
+    def on_malformed(self) -> None:
+        self._malformed(None)
+
+    def on_drained(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        self._draining_now = True
+        try:
+            started = self._loop.time()
+            for request in arrived:
+                if request.id in request.caller.open:
+                    started = self._start(request, started)
+        finally:
+            self._draining_now = False
+        self._flush()
+
+    def _meet(self, routing_id: bytes) -> Caller:
+        caller = Caller(routing_id, self._max_message, self._cannot_travel)
+        self.callers[routing_id] = caller
+        return caller
+
+    def _malformed(self, caller: Caller | None) -> None:
+        self.counters["malformed"] += 1
+        if caller is not None:
+            caller.malformed += 1
+            if caller.malformed == MUTED_AFTER:
+                self._log.warning("rpc.caller_muted", caller=_name(caller), malformed=caller.malformed)
+
+    def _refuse_message(self, caller: Caller | None, routing_id: bytes, error: wire.BadMessage) -> None:
+        self._malformed(caller)
+        if isinstance(error, wire.BadVersion):
+            stranger = caller or Caller(routing_id, self._max_message, self._cannot_travel)
+            self._say(stranger, (wire.REJECT, 0, 0, f"version {wire.VERSION} is spoken here"))
+
+    def _take(self, caller: Caller, envelope: wire.Envelope) -> None:
+        kind = envelope[0]
+        if kind == wire.HELLO:
+            self._greet(caller, envelope[3])
+        elif kind == wire.CANCEL:
+            request = caller.open.get(envelope[2])
+            if request is not None:
+                self.counters["cancels"] += 1
+                self._cancel(request, errors.Cancelled(origin=self.identity.worker_id))
+        elif kind == wire.PING:
+            self._say(caller, (wire.PONG, 0, envelope[2], None))
+        elif kind == wire.BYE:
+            self._lose(caller.routing_id)
+
+    def _greet(self, caller: Caller, facts: dict[str, Any]) -> None:
+        try:
+            caller.info = read_greeting(facts)
+        except BadGreeting as error:
+            self.counters["rejected"] += 1
+            self._say(caller, (wire.REJECT, 0, 0, str(error)))
+            return
+        limits = {"maxMessage": self._max_message, "maxInFlight": self._max_in_flight}
+        self._say(caller, (wire.HELLO_OK, 0, 0, self.identity.greeting(limits)))
+        if self.draining:
+            self._say(caller, (wire.GOAWAY, 0, 0, self.draining))
+        self.on_caller(caller.info)
+
+    # --- one request's way
+
+    def _admit(self, caller: Caller, envelope: wire.Envelope, now: float, excess: float) -> None:
+        _, flags, request_id, epoch, method, remaining, head, content_type, payload, extras = envelope
+        if caller.info is None or epoch != self.identity.epoch:
+            self.counters["rejected"] += 1
+            why = "greet first" if caller.info is None else "it was meant for another start of this worker"
+            self._say(caller, (wire.REJECT, 0, request_id, why))
+            return
+        if request_id in caller.open:
+            self._malformed(caller)
+            return
+        caller.last_id = max(caller.last_id, request_id)
+        refusal = self._refusal(method, flags)
+        if refusal is not None:
+            self._say(caller, self._error(request_id, refusal))
+            return
+        left = min(remaining, wire.MAX_REMAINING_MS) / 1000 - excess
+        if left <= 0:
+            self.counters["deadlineDrops"] += 1
+            late = errors.DeadlineExceeded("the deadline passed before it could run", not_started=True)
+            self._say(caller, self._error(request_id, late))
+            return
+        handler = self.handlers[method]
+        request = Request(caller, request_id, handler, now, now + left, head, content_type, payload, extras)
+        caller.open[request_id] = request
+        self._arrived.append(request)
+
+    def _refusal(self, method: str, flags: int) -> errors.WrkError | None:
+        if method not in self.handlers:
+            known = ", ".join(sorted(self.handlers))
+            return errors.MethodNotFound(
+                f"there is no method {method[:128]!r}; there are {known}", not_started=True
+            )
+        if flags:
+            return errors.BadRequest("streams and chunked bodies are not offered here", not_started=True)
+        if self.draining:
+            return errors.Unavailable(f"{self.identity.worker_id} drains: {self.draining}", not_started=True)
+        if len(self._running) >= self._max_in_flight:
+            text = f"{self._max_in_flight} requests run here already"
+            return errors.CapacityExceeded(text, not_started=True, retry_after_ms=1000)
+        return None
+
+    def _start(self, request: Request, now: float) -> float:
+        """Run a plain handler, or give a coroutine its task; returns the time afterwards."""
+        handler = request.handler
+        if handler.is_async:
+            handler.stats.in_flight += 1
+            self._empty.clear()
+            if self._running.add(id(request), request):
+                self._arm()
+            request.task = self._loop.create_task(self._run_task(request))
+            return now
+        answer = self._run_inline(request)
+        finished = self._loop.time()
+        stats = handler.stats
+        stats.requests += 1
+        stats.processing_time += finished - now
+        if finished - now > INLINE_SECONDS:
+            self._overran(stats, handler.method, finished - now)
+        del request.caller.open[request.id]
+        self._say(request.caller, answer, _size(answer))
+        return finished
+
+    def _run_inline(self, request: Request) -> wire.Envelope:
+        handler = request.handler
+        try:
+            if handler.raw:
+                return self._answer(request, handler.function(request))
+            body = request.body()
+            return self._answer(
+                request, handler.function(body, request) if handler.wants_request else handler.function(body)
+            )
+        except Exception as error:
+            return self._failure(request, error)
+
+    async def _run_task(self, request: Request) -> None:
+        handler = request.handler
+        try:
+            argument = request if handler.raw else request.body()
+            if handler.wants_request and not handler.raw:
+                answer = self._answer(request, await handler.function(argument, request))
+            else:
+                answer = self._answer(request, await handler.function(argument))
+        except asyncio.CancelledError:
+            verdict = request.verdict or errors.Cancelled("the handler was cancelled")
+            answer = self._failure(request, verdict)
+        except Exception as error:
+            answer = self._failure(request, error)
+        self._finish(request, answer)
+
+    def _finish(self, request: Request, answer: wire.Envelope) -> None:
+        stats = request.handler.stats
+        stats.in_flight -= 1
+        stats.requests += 1
+        stats.processing_time += self._loop.time() - request.arrived
+        self._running.discard(id(request))
+        if not self._running.entries:
+            self._empty.set()
+        if request.caller.open.pop(request.id, None) is not None:
+            self._say(request.caller, answer, _size(answer))
+
+    def _answer(self, request: Request, result: Any) -> wire.Envelope:
+        if request.handler.raw:
+            reply: Reply = result
+            return (wire.REPLY, 0, request.id, reply.head, reply.content_type, reply.payload, reply.extras)
+        head = None
+        fields = contract.PAYLOAD_FIELDS.get(request.handler.method)
+        if fields is not None and isinstance(result, dict) and fields[1] in result:
+            head = {key: value for key, value in result.items() if key != fields[1]}
+            result = result[fields[1]]
+        content_type = request.content_type
+        try:
+            payload = wire.pack_body(result, content_type)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise errors.Internal(
+                f"{request.handler.method} returned what cannot be encoded: {error}"
+            ) from None
+        return (wire.REPLY, 0, request.id, head, content_type, payload, request.reply_extras)
+
+    def _failure(self, request: Request, error: Exception) -> wire.Envelope:
+        stats = request.handler.stats
+        stats.errors += 1
+        if isinstance(error, errors.WrkError):
+            known = error
+        else:
+            # The traceback is for this machine's log; the caller learns that it was not its fault.
+            self._log.error("rpc.handler_failed", method=request.handler.method, exc_info=error)
+            known = errors.Internal(f"{request.handler.method} failed; the log of the worker says why")
+        stats.last_error = f"{known.name}: {known.message}"[:200]
+        return self._error(request.id, known)
+
+    def _error(self, request_id: int, error: errors.WrkError) -> wire.Envelope:
+        return (
+            wire.ERROR,
+            0,
+            request_id,
+            error.code,
+            error.name,
+            error.message,
+            error.retryable,
+            error.retry_after_ms,
+            error.origin or self.identity.worker_id,
+            error.not_started,
+            error.data or None,
+        )
+
+    def _cancel(self, request: Request, verdict: errors.WrkError) -> None:
+        """Stop a request; it is answered when its handler has really stopped."""
+        request.verdict = request.verdict or verdict
+        if request.task is not None:
+            request.task.cancel()
+        elif request.caller.open.pop(request.id, None) is not None:
+            verdict.not_started = True
+            self._say(request.caller, self._error(request.id, verdict))
+
+    def _overran(self, stats: MethodStats, method: str, seconds: float) -> None:
+        stats.overruns += 1
+        if stats.overruns & (stats.overruns - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a log is no counter
+            ms = round(seconds * 1000, 2)
+            self._log.warning("rpc.inline_handler_slow", method=method, ms=ms, times=stats.overruns)
+
+    # --- deadlines
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._running.wake_at, self._expire)
+
+    def _expire(self) -> None:
+        for key, request in self._running.expire(self._loop.time()):
+            # It stays in the table until it has stopped, with no further deadline to wake for.
+            request.deadline = float("inf")
+            self._running.entries[key] = request
+            self._cancel(request, errors.DeadlineExceeded("the deadline passed while it ran"))
+        if self._running.entries:
+            self._arm()
+
+    # --- what leaves
+
+    def _say(self, caller: Caller, envelope: wire.Envelope, payload_bytes: int = 0) -> None:
+        full = caller.outbox.add(envelope, payload_bytes)
+        self._dirty[caller.routing_id] = caller
+        if full:
+            self._flush_one(caller)
+        elif not self._flush_due and not self._draining_now:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        while self._dirty:
+            self._flush_one(self._dirty.popitem()[1])
+
+    def _flush_one(self, caller: Caller) -> None:
+        listener = self._listener
+        caller.said_at = self._loop.time()
+        for message in caller.outbox.take(int(caller.said_at * 1000)):
+            if listener is None or not listener.send(caller.routing_id, message):
+                self._lose(caller.routing_id)
+                return
+
+    def _cannot_travel(self, caller: Caller, envelope: wire.Envelope, problem: str) -> None:
+        """An answer that does not fit is replaced by one that says so."""
+        self._log.error("rpc.answer_cannot_travel", problem=problem)
+        if envelope[0] == wire.REPLY:
+            sorry = errors.Internal(f"the answer cannot be sent: {problem}")
+            self._say(caller, self._error(envelope[2], sorry))
+
+    # --- callers that leave
+
+    def on_doubt(self, routing_id: bytes, check: int = 0) -> None:
+        """Its connection may be gone; ROUTER says so on a send, at the latest some moments later."""
+        if self._listener is None:
+            return
+        if routing_id not in self.callers:
+            self._listener.forget(routing_id)
+            return
+        ping = wire.encode([(wire.PING, 0, 0, None)], int(self._loop.time() * 1000))
+        if not self._listener.send(routing_id, ping):
+            self._lose(routing_id)
+        elif check + 1 < len(DOUBT_CHECKS):
+            self._loop.call_later(DOUBT_CHECKS[check + 1], self.on_doubt, routing_id, check + 1)
+
+    def _lose(self, routing_id: bytes) -> None:
+        caller = self.callers.pop(routing_id, None)
+        if self._listener is not None:
+            self._listener.forget(routing_id)
+        if caller is None:
+            return
+        self.counters["lostCallers"] += 1
+        self._dirty.pop(routing_id, None)
+        open_requests, caller.open = list(caller.open.values()), {}
+        for request in open_requests:
+            request.verdict = errors.Cancelled("the caller is gone")
+            if request.task is not None:
+                request.task.cancel()
+
+
+def _size(envelope: wire.Envelope) -> int:
+    return len(envelope[5]) if envelope[0] == wire.REPLY else 0
+
+
+def _name(caller: Caller) -> str:
+    return caller.info.worker_id if caller.info else "stranger"
+
+
+def _nobody(info: PeerInfo) -> None:
+    """No one asked to be told of callers."""

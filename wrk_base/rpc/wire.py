@@ -1,0 +1,199 @@
+"""Where bytes become messages: the wire format, pure.
+
+A ZeroMQ message is one frame: a msgpack array `[version, sent_ms, [envelope, ...]]`. `sent_ms` is the
+sender's monotonic clock; the receiver uses only differences of it (see `calls.OneWayDelay`). All that
+is queued for one peer in one tick leaves as one message, so one C call decodes many envelopes.
+
+An envelope is an array: kind, flags, id, and what its kind adds:
+
+    HELLO, HELLO_OK   facts                    who speaks: versions, features, limits, id, epoch, role, proof
+    REQUEST           epoch, method, remaining_ms, head, content_type, payload, extras
+    REPLY             head, content_type, payload, extras
+    ERROR             code, name, message, retryable, retry_after_ms, origin, not_started, data
+    CANCEL            -                        the caller gave the request `id` up
+    PING, PONG        extras                   a PONG with id 0 is a beat that nobody asked for
+    GOAWAY            message                  requests above `id` will not run here
+    BYE               -                        the caller leaves
+    REJECT            reason                   request `id` was not run (0: nothing that you sent)
+
+`head` is a small map that routers read, or nil; `payload` is opaque bytes of `content_type`. Extras are
+an optional map whose unknown keys are ignored. Numbers 6, 7 and 8 are kept for streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import msgpack
+import msgspec
+
+VERSION: Final = 1
+
+HELLO: Final = 1
+HELLO_OK: Final = 2
+REQUEST: Final = 3
+REPLY: Final = 4
+ERROR: Final = 5
+CANCEL: Final = 9
+PING: Final = 10
+PONG: Final = 11
+GOAWAY: Final = 12
+BYE: Final = 13
+REJECT: Final = 14
+
+STREAM_WANTED: Final = 1
+MORE_CHUNKS: Final = 2
+
+MSGPACK: Final = 0
+JSON: Final = 1
+OCTETS: Final = 2
+
+MAX_GREETING: Final = 4096  # bytes; a stranger costs no more than this before it says who it is
+MAX_REMAINING_MS: Final = 86_400_000  # a day; also keeps sums of deadlines far from float trouble
+ENVELOPE_BYTES: Final = 128  # an envelope without head and payload is smaller; for byte budgets
+
+Envelope = tuple[Any, ...]
+
+
+class BadMessage(ValueError):
+    """The bytes are no message of this protocol."""
+
+
+class BadVersion(BadMessage):
+    """A message of a version that this side does not speak."""
+
+
+# Extension types are refused (timestamps too): the wire carries plain data and nothing that runs.
+_unpack = partial(msgpack.unpackb, raw=False, use_list=False, strict_map_key=True, max_ext_len=0)
+_unpack_body = partial(msgpack.unpackb, raw=False, strict_map_key=True, max_ext_len=0)
+_pack: Callable[[Any], bytes] = msgpack.Packer().pack
+
+
+def encode(envelopes: list[Envelope], sent_ms: int) -> bytes:
+    """One message; raises TypeError, ValueError or OverflowError for what msgpack cannot carry."""
+    return _pack((VERSION, sent_ms, envelopes))
+
+
+def decode(message: bytes) -> tuple[int, tuple[Envelope, ...]]:
+    """(sent_ms, envelopes, not yet checked); raises `BadMessage`."""
+    try:
+        version, sent_ms, envelopes = _unpack(message)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BadMessage(f"not a message: {type(error).__name__}") from None
+    if version != VERSION or type(version) is not int:
+        raise BadVersion("a message of a version that is not spoken here")
+    if type(sent_ms) is not int or sent_ms < 0 or type(envelopes) is not tuple:
+        raise BadMessage("a message without sending time or envelopes")
+    return sent_ms, envelopes
+
+
+def _is_map(value: object) -> bool:
+    return value is None or type(value) is dict
+
+
+def _is_request(e: Envelope) -> bool:
+    _, flags, rid, epoch, method, remaining, head, ctype, payload, extras = e
+    return (
+        type(rid) is int
+        and type(flags) is int
+        and type(epoch) is int
+        and type(method) is str
+        and type(remaining) is int
+        and (head is None or type(head) is dict)
+        and type(ctype) is int
+        and type(payload) is bytes
+        and (extras is None or type(extras) is dict)
+    )
+
+
+def _is_reply(e: Envelope) -> bool:
+    _, flags, rid, head, ctype, payload, extras = e
+    return (
+        type(rid) is int
+        and type(flags) is int
+        and (head is None or type(head) is dict)
+        and type(ctype) is int
+        and type(payload) is bytes
+        and (extras is None or type(extras) is dict)
+    )
+
+
+def _is_error(e: Envelope) -> bool:
+    _, _, rid, code, name, message, retryable, retry_after, origin, not_started, data = e
+    return (
+        type(rid) is int
+        and type(code) is int
+        and type(name) is str
+        and type(message) is str
+        and type(retryable) is bool
+        and (retry_after is None or type(retry_after) is int)
+        and type(origin) is str
+        and type(not_started) is bool
+        and _is_map(data)
+    )
+
+
+def _is_greeting(e: Envelope) -> bool:
+    return len(e) == 4 and type(e[3]) is dict
+
+
+def _is_bare(e: Envelope) -> bool:
+    return len(e) == 3 and type(e[2]) is int
+
+
+def _is_beat(e: Envelope) -> bool:
+    return len(e) == 4 and type(e[2]) is int and _is_map(e[3])
+
+
+def _is_text(e: Envelope) -> bool:
+    return len(e) == 4 and type(e[2]) is int and type(e[3]) is str
+
+
+_CHECKS: dict[int, Callable[[Envelope], bool]] = {
+    HELLO: _is_greeting,
+    HELLO_OK: _is_greeting,
+    REQUEST: _is_request,
+    REPLY: _is_reply,
+    ERROR: _is_error,
+    CANCEL: _is_bare,
+    PING: _is_beat,
+    PONG: _is_beat,
+    GOAWAY: _is_text,
+    BYE: _is_bare,
+    REJECT: _is_text,
+}
+
+
+def well_formed(envelope: Any) -> bool:
+    """Whether the envelope has the fields of its kind; an unknown kind has none."""
+    try:
+        return type(envelope) is tuple and _CHECKS[envelope[0]](envelope)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return False
+
+
+def pack_body(body: Any, content_type: int = MSGPACK) -> bytes:
+    """A body as payload bytes; raises TypeError, ValueError or OverflowError for what it cannot carry."""
+    if content_type == MSGPACK:
+        return _pack(body)
+    if content_type == JSON:
+        return msgspec.json.encode(body)
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise TypeError("a raw body must be bytes")
+
+
+def unpack_body(payload: bytes, content_type: int = MSGPACK) -> Any:
+    """Payload bytes as a body; raises ValueError for everything that is malformed."""
+    if content_type == OCTETS:
+        return payload
+    try:
+        if content_type == MSGPACK:
+            return _unpack_body(payload)
+        if content_type == JSON:
+            return msgspec.json.decode(payload)
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"malformed body: {type(error).__name__}") from None
+    raise ValueError(f"unknown content type {content_type}")

@@ -1,0 +1,398 @@
+"""Links over ZeroMQ: the only file of the RPC layer that knows the library.
+
+Plain sockets and one fd reader each. The fd is edge-triggered and any send or receive may consume its
+signal, so the rule that keeps this alive is: after every drain and after every send, EVENTS is read
+once more. One DEALER is one connection: it never reconnects (RECONNECT_IVL -1), and with IMMEDIATE
+its EVENTS lose POLLOUT the moment the link is lost. A monitor watches each dial only until it is up,
+because a handshake that fails is visible nowhere else; the listener's stays, to learn of lost callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urlsplit
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from ..errors import StartError
+from .link import Link, LinkEvents, Listener, ListenerEvents
+
+_base_send = zmq.backend.Socket.send  # the wrapper above it costs as much as the send itself
+_POLLIN, _POLLOUT, _EVENTS, _RCVMORE = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.EVENTS), int(zmq.RCVMORE)
+_SNDMORE, _DONTWAIT = int(zmq.SNDMORE), int(zmq.DONTWAIT)
+
+DRAIN_MESSAGES = 64  # then the loop gets a turn; each message may carry many envelopes
+DRAIN_SECONDS = 0.001
+DISCARD_FRAMES = 2000  # of one hostile multipart, before the loop gets a turn
+DIAGNOSE_SECONDS = 2.0
+
+_DIAL_EVENTS = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """Milliseconds and bytes; the reasons stand at the settings of the same names."""
+
+    max_message: int = 1_048_576
+    handshake_timeout: int = 3000
+    heartbeat: int = 2000
+    heartbeat_timeout: int = 6000
+
+
+class ZmqNetwork:
+    """Links over TCP in one ZeroMQ context, driven by one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: LinkOptions | None = None) -> None:
+        self.options = options or LinkOptions()
+        self.loop = loop
+        self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, 65_535)
+
+    def listen(self, endpoint: str, events: ListenerEvents) -> Listener:
+        return ZmqListener(self, endpoint, events)
+
+    def dial(self, endpoint: str, events: LinkEvents) -> Link:
+        return ZmqLink(self, endpoint, events)
+
+    async def diagnose(self, endpoint: str) -> str:
+        return await _diagnose(endpoint)
+
+    def close(self) -> None:
+        self._context.term()
+
+    def socket(self, kind: int) -> zmq.Socket[bytes]:
+        options, sock = self.options, self._context.socket(kind)
+        sock.setsockopt(zmq.LINGER, 0)
+        sock.setsockopt(zmq.SNDHWM, 0)
+        sock.setsockopt(zmq.RCVHWM, 0)
+        sock.setsockopt(zmq.MAXMSGSIZE, options.max_message)
+        sock.setsockopt(zmq.HANDSHAKE_IVL, options.handshake_timeout)
+        sock.setsockopt(zmq.HEARTBEAT_IVL, options.heartbeat)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, options.heartbeat_timeout)
+        sock.setsockopt(zmq.HEARTBEAT_TTL, options.heartbeat_timeout)
+        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+        return sock
+
+
+class _Driven(ABC):
+    """A socket, its fd reader, and the rule that no change of EVENTS goes unseen."""
+
+    def __init__(self, network: ZmqNetwork, sock: zmq.Socket[bytes]) -> None:
+        self._loop = network.loop
+        self._sock = sock
+        self._get: Callable[[int], int] = sock.get  # type: ignore[assignment]
+        self._recv = sock.recv
+        self._send = partial(_base_send, sock)
+        self._fd = int(sock.get(zmq.FD))
+        self._due = False
+        self._inside = False
+        self._discarding = False
+        self._open = True
+
+    def _attach(self) -> None:
+        self._loop.add_reader(self._fd, self._drain)
+        self._look()  # what arrived before the reader was there gives no signal
+
+    def _look(self) -> None:
+        """Read EVENTS once more before the loop sleeps."""
+        if not self._due and not self._inside:
+            self._due = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._due = False
+        if not self._open:
+            return
+        self._inside = True
+        try:
+            more = self._pass()
+        finally:
+            self._inside = False
+        if more and self._open:
+            self._look()
+
+    @abstractmethod
+    def _pass(self) -> bool:
+        """One bounded turn of receiving; True when there is more to look at."""
+
+    def _discard(self) -> bool:
+        """Drop the rest of a multipart, a slice a turn: a million frames must not stop the loop."""
+        for _ in range(DISCARD_FRAMES):
+            if not self._get(_RCVMORE):
+                self._discarding = False
+                return True
+            self._recv(_DONTWAIT)
+        self._discarding = True
+        return False
+
+    def _shut(self, linger_ms: int) -> bool:
+        if not self._open:
+            return False
+        self._open = False
+        self._loop.remove_reader(self._fd)
+        self._sock.close(linger_ms)
+        return True
+
+
+class ZmqListener(_Driven):
+    """A bound ROUTER. Routing ids are its own and never a peer's choice."""
+
+    def __init__(self, network: ZmqNetwork, endpoint: str, events: ListenerEvents) -> None:
+        sock = network.socket(zmq.ROUTER)
+        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        sock.setsockopt(zmq.BACKLOG, 1024)
+        self.endpoint = _bind(sock, endpoint)
+        super().__init__(network, sock)
+        self._events = events
+        self._fd_of: dict[bytes, int] = {}
+        self._ids_of: defaultdict[int, set[bytes]] = defaultdict(set)
+        self._monitor = _Monitor(network.loop, sock, zmq.EVENT_DISCONNECTED, self._on_disconnected)
+        self._attach()
+
+    def send(self, routing_id: bytes, message: bytes) -> bool:
+        try:
+            self._send(routing_id, _SNDMORE | _DONTWAIT)
+            self._send(message, _DONTWAIT)
+        except zmq.ZMQError as error:
+            if error.errno in (errno.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        if not self._inside and self._get(_EVENTS) & _POLLIN:
+            self._look()
+        return True
+
+    def forget(self, routing_id: bytes) -> None:
+        fd = self._fd_of.pop(routing_id, None)
+        if fd is not None:
+            ids = self._ids_of[fd]
+            ids.discard(routing_id)
+            if not ids:
+                del self._ids_of[fd]
+
+    def close(self, linger_ms: int = 0) -> None:
+        if self._open:
+            self._monitor.close()
+            self._shut(linger_ms)
+
+    def _pass(self) -> bool:
+        get, now = self._get, self._loop.time
+        until, budget = now() + DRAIN_SECONDS, DRAIN_MESSAGES
+        if self._discarding and not self._discard():
+            return True
+        while get(_EVENTS) & _POLLIN:
+            if not budget or now() > until:
+                break
+            budget -= 1
+            self._receive_one()
+            if self._discarding:
+                break
+        self._events.on_drained()
+        return self._open and bool(get(_EVENTS) & _POLLIN)
+
+    def _receive_one(self) -> None:
+        routing_id = self._recv(_DONTWAIT)
+        if not self._get(_RCVMORE):
+            self._events.on_malformed()
+            return
+        known = routing_id in self._fd_of
+        message = self._recv(_DONTWAIT) if known else self._receive_first(routing_id)
+        if self._get(_RCVMORE):
+            self._events.on_malformed()
+            self._discard()
+        else:
+            self._events.on_message(routing_id, message)
+
+    def _receive_first(self, routing_id: bytes) -> bytes:
+        """The first message of a peer also tells its connection, to notice later that it is lost."""
+        frame = self._sock.recv(_DONTWAIT, copy=False)
+        with contextlib.suppress(zmq.ZMQError):
+            fd = int(frame.get(int(zmq.SRCFD)))
+            self._fd_of[routing_id] = fd
+            self._ids_of[fd].add(routing_id)
+        return frame.bytes
+
+    def _on_disconnected(self, event: int, fd: int) -> None:
+        # The number may already belong to a newer connection, so the ids of it are only in doubt.
+        for routing_id in tuple(self._ids_of.get(fd, ())):
+            self._events.on_doubt(routing_id)
+
+
+class ZmqLink(_Driven):
+    """One DEALER, one connection, one life."""
+
+    def __init__(self, network: ZmqNetwork, endpoint: str, events: LinkEvents) -> None:
+        sock = network.socket(zmq.DEALER)
+        sock.setsockopt(zmq.IMMEDIATE, 1)
+        sock.setsockopt(zmq.RECONNECT_IVL, -1)
+        sock.setsockopt(zmq.CONNECT_TIMEOUT, network.options.handshake_timeout)
+        super().__init__(network, sock)
+        self._events = events
+        self._up = False
+        self._monitor: _Monitor | None = _Monitor(network.loop, sock, _DIAL_EVENTS, self._on_dial_event)
+        try:
+            if "[" in endpoint:
+                sock.setsockopt(zmq.IPV6, 1)
+            sock.connect(endpoint)
+        except zmq.ZMQError as error:
+            reason = f"{endpoint} is no address that can be dialled: {error.strerror}"
+            network.loop.call_soon(self._lost, reason)
+        self._attach()
+
+    def send(self, message: bytes) -> bool:
+        if not self._open:
+            return False
+        try:
+            self._send(message, _DONTWAIT)
+        except zmq.Again:
+            self._look()
+            return False
+        if not self._inside and self._get(_EVENTS) != _POLLOUT:
+            self._look()
+        return True
+
+    def close(self, linger_ms: int = 0) -> None:
+        self._drop_monitor()
+        self._shut(linger_ms)
+
+    def _pass(self) -> bool:
+        get, now = self._get, self._loop.time
+        until, budget = now() + DRAIN_SECONDS, DRAIN_MESSAGES
+        if self._discarding and not self._discard():
+            return True
+        events = get(_EVENTS)
+        if events & _POLLOUT and not self._up:
+            self._came_up()
+        while self._open and events & _POLLIN:
+            if not budget or now() > until:
+                break
+            budget -= 1
+            self._receive_one()
+            if self._discarding:
+                break
+            if self._open:
+                events = get(_EVENTS)
+        if self._open:
+            self._events.on_drained()
+        if not self._open:
+            return False
+        events = get(_EVENTS)
+        if self._up and not events & _POLLOUT and not events & _POLLIN:
+            self._lost("the connection was lost")
+            return False
+        return bool(events & _POLLIN) or bool(events & _POLLOUT) != self._up
+
+    def _receive_one(self) -> None:
+        message = self._recv(_DONTWAIT)
+        if self._get(_RCVMORE):
+            self._discard()
+        else:
+            self._events.on_message(message)
+
+    def _came_up(self) -> None:
+        self._up = True
+        self._drop_monitor()
+        self._events.on_up()
+
+    def _on_dial_event(self, event: int, value: int) -> None:
+        if not self._up:
+            # The link may have come up and been lost in one step: look before believing the monitor.
+            self._lost(_DIAL_REASONS.get(event, "nothing accepts connections there"))
+
+    def _lost(self, reason: str) -> None:
+        if self._open:
+            self.close()
+            self._events.on_down(reason)
+
+    def _drop_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+
+
+_DIAL_REASONS = {
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "it accepted the connection but did not finish the handshake",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak this protocol",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it refused the handshake",
+    int(zmq.EVENT_DISCONNECTED): "it closed the connection during the handshake",
+}
+
+
+class _Monitor:
+    """Socket events by callback; made and closed in the one order that leaves nothing behind."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: zmq.Socket[bytes],
+        events: int,
+        on_event: Callable[[int, int], None],
+    ) -> None:
+        self._loop, self._watched, self._on_event = loop, sock, on_event
+        self._pair = sock.get_monitor_socket(events)
+        self._fd = int(self._pair.get(zmq.FD))
+        self._open = True
+        loop.add_reader(self._fd, self._drain)
+        loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        while self._open and int(self._pair.get(zmq.EVENTS)) & _POLLIN:
+            facts = parse_monitor_message(self._pair.recv_multipart(_DONTWAIT))
+            self._on_event(int(facts["event"]), int(facts["value"]))
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._fd)
+            self._watched.disable_monitor()
+            self._pair.close(0)
+
+
+def _bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
+    """Bind and return the real endpoint; a port of 0 is chosen by the kernel."""
+    try:
+        if "[" in endpoint:
+            sock.setsockopt(zmq.IPV6, 1)
+        sock.bind(endpoint.replace(":0", ":*") if endpoint.endswith(":0") else endpoint)
+    except zmq.ZMQError as error:
+        sock.close(0)
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(
+                f"cannot listen on {endpoint}: the port is in use. Stop the process that has it, "
+                "or choose another with --rpc.port (0 lets the system choose)"
+            ) from None
+        raise StartError(
+            f"cannot listen on {endpoint}: {error.strerror}. Check --interface and --rpc.port"
+        ) from None
+    return str(sock.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
+
+
+async def _diagnose(endpoint: str) -> str:
+    where = urlsplit(endpoint)
+    try:
+        dial = asyncio.open_connection(where.hostname, where.port)
+        _, writer = await asyncio.wait_for(dial, DIAGNOSE_SECONDS)
+    except TimeoutError:
+        return "no answer: the host is down, or a firewall drops the port"
+    except ConnectionRefusedError:
+        return "connection refused: nothing listens on that port"
+    except (OSError, ValueError) as error:
+        return f"{error.strerror or error}" if isinstance(error, OSError) else f"no address: {error}"
+    writer.close()
+    return "the port accepts connections, but no worker answered the greeting in time"

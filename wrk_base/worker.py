@@ -1,0 +1,323 @@
+"""What every process of the mesh is made of, and what an author subclasses.
+
+A `Worker` serves methods, calls peers, is announced and found. It owns its server, its peers, its
+discovery and every timer and task that it makes, and `stop` leaves none of them. What it needs from
+outside (settings, identity, network, clock, chance) comes in a `WorkerContext`, so that the same code
+runs on a fake network and a virtual clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+import msgspec
+import structlog
+
+from . import __version__, clock, errors
+from .config import Settings
+from .contract import Description, as_body
+from .discovery import Discovery, Found
+from .discovery.advert import Advert
+from .loop_lag import LoopLag
+from .rpc import wire
+from .rpc.client import PeerLimits
+from .rpc.handlers import MethodStats
+from .rpc.identity import Identity
+from .rpc.link import Network
+from .rpc.peers import Peers
+from .rpc.server import Server
+
+CLOSE_SECONDS = 1.0  # for handlers that were cancelled to say so
+GOODBYE_LINGER_MS = 300  # for the last answers to leave
+
+
+@dataclass(slots=True)
+class WorkerContext:
+    """What a worker gets from outside. `section` is its own settings section, parsed."""
+
+    settings: Settings
+    section: Any
+    identity: Identity
+    wtype: str
+    rack: str
+    state_dir: Path
+    host: str
+    network: Network
+    discovery: Discovery
+    rng: Random
+    log: structlog.typing.FilteringBoundLogger
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.wtype}-{self.rack}"
+
+
+class Worker:
+    """Subclass it, say what you offer in `describe`, add methods with `respond`.
+
+    `section` names a settings section of the class's own and `section_type` its frozen msgspec Struct;
+    the parsed section is `self.options`, and its fields become command-line flags.
+    """
+
+    role: ClassVar[str] = "worker"
+    default_port: ClassVar[int] = 0
+    section: ClassVar[str | None] = None
+    section_type: ClassVar[type[msgspec.Struct] | None] = None
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.options = context.section
+        self.identity = context.identity
+        self.log = context.log
+        self.started = asyncio.Event()
+        self.endpoint = ""
+        self.stopping = False
+        self.lag = LoopLag()
+        self._started_at = 0
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stop_task: asyncio.Task[None] | None = None
+        rpc = self.settings.rpc
+        self.server = Server(
+            context.identity,
+            max_in_flight=rpc.max_in_flight,
+            max_message=rpc.max_message_size,
+            log=context.log,
+        )
+        self.peers = Peers(
+            network=context.network,
+            identity=context.identity,
+            rng=context.rng,
+            limits=_peer_limits(self.settings),
+            max_peers=rpc.max_peers,
+            linger=self.settings.pool_linger / 1000,
+        )
+        self._respond_to_everybody()
+
+    # --- what an author overrides
+
+    def describe(self) -> Description:
+        """What this worker offers; asked again for every registration."""
+        return Description()
+
+    async def open(self) -> None:
+        """Get ready (load the model, open files) before anybody can call."""
+
+    async def close(self) -> None:
+        """Give back what `open` took; called once, after the last handler ended."""
+
+    def on_found(self, found: Found) -> None:
+        """Discovery heard of a peer. A hint: nothing is known of it until it answers."""
+
+    def on_gone(self, found: Found) -> None:
+        """Discovery says that a peer left. A hint, too."""
+
+    # --- what an author uses
+
+    def respond(self, method: str, handler: Callable[..., Any], *, raw: bool = False) -> None:
+        """Serve `method`. `handler(body)` or `handler(body, request)`, plain (inline, for work under
+        1 ms) or a coroutine function; what it returns is the result, what it raises the error."""
+        self.server.respond(method, handler, raw=raw)
+
+    async def request(self, peer: str, method: str, body: Any = None, timeout: float | None = None) -> Any:
+        """Call `method` of `peer` (`tcp://host:port`, or the id of a worker that discovery knows).
+
+        `timeout` is in seconds, by default the setting `requestTimeout`. Raises `WrkError`.
+        """
+        seconds = self.settings.request_timeout / 1000 if timeout is None else timeout
+        return await self.peers.request(self.resolve(peer), method, body, timeout=seconds)
+
+    def resolve(self, peer: str) -> str:
+        """The endpoint of a peer; raises `WorkerNotFound` for an id that discovery does not know."""
+        if "://" in peer:
+            return peer.partition("#")[0]
+        known = [found for found in self.context.discovery.known() if found.worker_id == peer]
+        if not known:
+            raise errors.WorkerNotFound(f"no worker {peer!r} was heard on this mesh", not_started=True)
+        return max(known, key=lambda found: found.epoch).endpoint
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """A background task that is cancelled at the stop; its failure is logged, never lost."""
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    # --- life
+
+    async def start(self) -> None:
+        """Open, listen, announce. When it returns, `started` is set and calls are answered."""
+        try:
+            await self.open()
+            self.endpoint = self.server.listen(self.context.network, self._listen_on())
+            self.lag.start()
+            self._started_at = clock.wall_ms()
+            await self.on_listening()
+            await self.context.discovery.start(self._advert(), self.on_found, self.on_gone)
+        except BaseException:
+            await self.stop()
+            raise
+        self.started.set()
+        self.log.info(
+            "worker.started", worker=self.identity.worker_id, role=self.role, endpoint=self.endpoint
+        )
+
+    async def on_listening(self) -> None:
+        """The base classes' own start: the endpoint is known, discovery has not begun."""
+
+    async def stop(self) -> None:
+        """Drain, un-announce, close. May be called often and at any time; every caller waits for the end."""
+        if self._stop_task is None:
+            self.stopping = True
+            self._stop_task = self._loop.create_task(self._stop(), name="stop")
+        await asyncio.shield(self._stop_task)
+
+    def hurry(self) -> None:
+        """Stop waiting for handlers that still run."""
+        self.server.cancel_all()
+
+    async def before_drain(self) -> None:
+        """The base classes' own stop, before handlers are waited for."""
+
+    async def after_drain(self) -> None:
+        """The base classes' own stop, when no handler runs any more but links are still there."""
+
+    async def _stop(self) -> None:
+        self.server.drain("it stops")
+        goodbye = self._loop.create_task(self.context.discovery.stop(), name="goodbye")
+        await self.before_drain()
+        await self._drain()
+        await self.after_drain()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(goodbye, return_exceptions=True)
+        try:
+            await self.close()
+        except Exception as error:
+            self.log.error("worker.close_failed", exc_info=error)
+        self.lag.stop()
+        self.peers.close(GOODBYE_LINGER_MS)
+        self.server.close(GOODBYE_LINGER_MS)
+        self.log.info("worker.stopped", worker=self.identity.worker_id)
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(self.settings.stop.drain_timeout / 1000):
+                await self.server.drained()
+            return
+        except TimeoutError:
+            self.log.warning("worker.drain_cut", running=self.server.in_flight)
+        self.server.cancel_all()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.server.drained()
+        except TimeoutError:
+            self.log.error("worker.handlers_stuck", running=self.server.in_flight)
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.log.error("worker.task_failed", task=task.get_name(), exc_info=task.exception())
+
+    def _listen_on(self) -> str:
+        port = self.settings.rpc.port
+        host = f"[{self.context.host}]" if ":" in self.context.host else self.context.host
+        return f"tcp://{host}:{self.default_port if port is None else port}"
+
+    def _advert(self) -> Advert:
+        return Advert(
+            worker_id=self.identity.worker_id,
+            epoch=self.identity.epoch,
+            role=self.role,
+            mesh=self.settings.discovery.mesh,
+            host=self.context.host,
+            port=int(self.endpoint.rpartition(":")[2]),
+            version=wire.VERSION,
+        )
+
+    # --- methods of every worker
+
+    def _respond_to_everybody(self) -> None:
+        self.respond("ping", _echo)
+        self.respond("echo", _echo)
+        self.respond("getInstanceId", lambda _: {"instanceId": self.identity.worker_id})
+        self.respond("getInfo", lambda _: self.info())
+        self.respond("getStats", lambda _: self.stats())
+        self.respond("getHealth", lambda _: self.health())
+
+    def info(self) -> dict[str, Any]:
+        """Result of `getInfo`."""
+        offer = as_body(self.describe())
+        return {
+            "success": True,
+            "workerId": self.identity.worker_id,
+            "name": self.context.rack,
+            "type": self.context.wtype,
+            "role": self.role,
+            "version": __version__,
+            "epoch": self.identity.epoch,
+            "address": self.endpoint,
+            "models": offer["models"],
+            "tags": offer["tags"],
+            "labels": offer["labels"],
+            "weight": offer["weight"],
+            "capacity": {"maxConcurrent": offer["maxConcurrent"]},
+            "startedAt": self._started_at,
+            "endpoints": sorted(self.server.handlers),
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What the status file says; never a secret."""
+        return {
+            "prefix": self.context.prefix,
+            "instanceId": self.identity.worker_id,
+            "pid": os.getpid(),
+            "endpoint": self.endpoint,
+            "role": self.role,
+            "mesh": self.settings.discovery.mesh,
+            "startedAt": self._started_at,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Result of `getStats`; times in milliseconds."""
+        used = {m: h.stats.facts() for m, h in self.server.handlers.items() if h.stats != MethodStats()}
+        return {
+            "success": True,
+            "methods": used,
+            "inFlight": self.server.in_flight,
+            "callers": len(self.server.callers),
+            "counters": dict(self.server.counters),
+            "loopLag": {
+                "lastMs": round(self.lag.last * 1000, 3),
+                "p50Ms": round(self.lag.percentile(0.50) * 1000, 3),
+                "p99Ms": round(self.lag.percentile(0.99) * 1000, 3),
+            },
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Result of `getHealth`; a subclass may say why it is not healthy."""
+        return {"success": True, "healthy": not self.stopping, "timestamp": clock.wall_ms()}
+
+
+def _echo(body: Any) -> Any:
+    return body
+
+
+def _peer_limits(settings: Settings) -> PeerLimits:
+    rpc = settings.rpc
+    return PeerLimits(
+        connect_timeout=rpc.connect_timeout / 1000,
+        greeting_timeout=rpc.handshake_timeout / 1000,
+        redial_min=rpc.redial_min / 1000,
+        redial_max=rpc.redial_max / 1000,
+        max_message=rpc.max_message_size,
+        max_pending=rpc.max_pending,
+    )

@@ -1,0 +1,1 @@
+"""The orchestrator: keeps the registry, balances, watches health and routes."""

@@ -1,0 +1,394 @@
+"""The racks as the orchestrator holds them: one link each, what they offer, what health says of them.
+
+The shell around registry, health monitor and balancer: it dials who is heard or registered, pulls what
+they offer, feeds health with what it sees, and carries out what the pure parts answer. Nothing else
+changes the registry or the routing limits. A rumour (mDNS) becomes an entry only after the rack itself
+answered on its link; a registration is listed at once and routable only after the dial-back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from wrk_base import clock, contract, errors
+from wrk_base.discovery import Found
+from wrk_base.discovery.advert import parse_peer
+from wrk_base.rpc.client import Peer, PeerEvents
+from wrk_base.rpc.identity import PeerInfo
+from wrk_base.rpc.link import Network
+from wrk_base.rpc.peers import Peers, call_with_body
+
+from .health_changes import Change, CloseLink, ProbeNow, Redial, SetLimit, Transition
+from .health_monitor import HealthMonitor
+from .health_table import Observation, State
+from .load_balancer import LoadBalancer
+from .records import Changes, Joined, Left, Updated, WorkerRecord
+from .service_registry import ServiceRegistry
+
+PULL_SECONDS = 5.0
+RUMOUR_SECONDS = 5.0  # a rumour that does not answer that long is dropped until it is heard again
+DIAGNOSE_EVERY_S = 10.0
+LEAST_MISS_SECONDS = 0.1  # a caller's haste says nothing about a rack
+
+
+class RackLink(PeerEvents):
+    """One endpoint that is kept connected, and the entry (`worker_id`, "" while a rumour) behind it."""
+
+    __slots__ = ("diagnosed_at", "endpoint", "fleet", "peer", "since", "source", "up", "worker_id")
+
+    def __init__(self, fleet: Fleet, endpoint: str, source: str, worker_id: str, since: float) -> None:
+        self.fleet, self.endpoint, self.source, self.worker_id = fleet, endpoint, source, worker_id
+        self.since = since
+        self.diagnosed_at = float("-inf")
+        self.up = False
+        self.peer: Peer | None = None
+
+    def on_ready(self, peer: Peer) -> None:
+        self.fleet.link_ready(self, peer)
+
+    def on_down(self, peer: Peer, reason: str) -> None:
+        self.fleet.link_down(self, reason)
+
+    def on_traffic(self, peer: Peer, load: dict[str, Any] | None) -> None:
+        if self.worker_id:
+            self.fleet.heard(self.worker_id, load)
+
+    def on_goaway(self, peer: Peer, message: str) -> None:
+        self.fleet.observe(self.worker_id, Observation.GOODBYE, message)
+
+
+class Fleet:
+    """All racks of one orchestrator."""
+
+    def __init__(
+        self,
+        *,
+        registry: ServiceRegistry,
+        balancer: LoadBalancer,
+        health: HealthMonitor,
+        peers: Peers,
+        network: Network,
+        spawn: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
+        on_room: Callable[[tuple[str, ...]], None],
+        probe_timeout: float,
+        max_links: int,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self.registry, self.balancer, self.health = registry, balancer, health
+        self._peers, self._network, self._spawn, self._on_room = peers, network, spawn, on_room
+        self._probe_timeout, self._max_links, self._log = probe_timeout, max_links, log
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[str, RackLink] = {}
+        self._link_of: dict[str, RackLink] = {}
+
+    # --- who is there
+
+    def hear(self, found: Found) -> None:
+        """Discovery named an endpoint; dial it, to see who answers."""
+        if found.role in ("rack", "") and found.endpoint not in self._links:
+            self._open_link(found.endpoint, found.source, "")
+
+    def register(self, offer: contract.Registration, *, source: str, by: PeerInfo | None) -> WorkerRecord:
+        """Enter a worker; `by` is the worker itself, None when somebody else registers it (manual).
+
+        Raises `BadRequest` for an address that cannot be one, `PermissionDenied` for an identity in
+        use, `CapacityExceeded` for `maxWorkersPerModel`.
+        """
+        endpoint = _endpoint(offer.address)
+        if by is not None:
+            self._check_identity(by.worker_id, endpoint)
+        record = WorkerRecord(
+            worker_id=offer.worker_id,
+            address=endpoint,
+            models=tuple(dict.fromkeys(offer.capabilities.models)),
+            tags=frozenset(offer.capabilities.tags),
+            labels=dict(offer.labels),
+            max_concurrent=offer.capabilities.capacity.max_concurrent,
+            weight=offer.weight,
+            name=by.name if by is not None else "",
+            instance_id=by.worker_id if by is not None else "",
+            epoch=by.epoch if by is not None else 0,
+            source=source,
+            manual=by is None,
+            registered_at=clock.wall_ms(),
+        )
+        self._carry_out(self.registry.register(record, self._loop.time()))
+        held = self.registry.holder(offer.worker_id)
+        assert held is not None
+        return held
+
+    def remove(self, worker_id: str, reason: str) -> None:
+        """Raises `WorkerNotFound`."""
+        record = self.entry(worker_id)
+        self._carry_out(self.registry.remove(record.worker_id, reason))
+
+    def entry(self, worker_id: str) -> WorkerRecord:
+        """The entry under this id or instance; raises `WorkerNotFound`."""
+        record = self.registry.holder(worker_id)
+        if record is None:
+            raise errors.WorkerNotFound(
+                f"no worker {worker_id!r} is registered", data={"workerId": worker_id}
+            )
+        return record
+
+    def peer(self, worker_id: str) -> Peer | None:
+        link = self._link_of.get(worker_id)
+        return link.peer if link is not None else None
+
+    def _check_identity(self, instance_id: str, endpoint: str) -> None:
+        holder = self.registry.holder(instance_id)
+        if holder is None or holder.manual or holder.address == endpoint:
+            return
+        peer = self.peer(holder.worker_id)
+        if peer is not None and peer.ready and self.health.state(holder.worker_id) == State.HEALTHY.value:
+            raise errors.PermissionDenied(f"identity {instance_id} is in use at {holder.address}")
+
+    # --- changes of the registry
+
+    def _carry_out(self, changes: Changes) -> None:
+        now = self._loop.time()
+        self.balancer.apply(changes)
+        for change in changes:
+            worker = change.worker
+            if isinstance(change, Joined):
+                self._log.info(
+                    "worker.joined", worker=worker.worker_id, address=worker.address, source=worker.source
+                )
+                self._act(self.health.add(worker.worker_id, worker.models, worker.max_concurrent, now))
+                self._connect(worker)
+            elif isinstance(change, Updated):
+                self._act(self.health.update(worker.worker_id, worker.models, worker.max_concurrent))
+                if worker.address != change.before.address:
+                    self._disconnect(worker.worker_id)
+                    self._connect(worker)
+            elif isinstance(change, Left):
+                self._log.info("worker.left", worker=worker.worker_id, reason=change.reason)
+                self.health.remove(worker.worker_id)
+                self._disconnect(worker.worker_id)
+
+    def _connect(self, worker: WorkerRecord) -> None:
+        link = self._links.get(worker.address)
+        if link is None:
+            link = self._open_link(worker.address, worker.source, worker.worker_id)
+        if link is None:
+            return
+        link.worker_id = worker.worker_id
+        self._link_of[worker.worker_id] = link
+        if link.peer is not None and link.peer.ready:
+            self.observe(worker.worker_id, Observation.LINK_UP)
+
+    def _disconnect(self, worker_id: str) -> None:
+        link = self._link_of.pop(worker_id, None)
+        if link is not None and link.worker_id == worker_id:
+            self._close_link(link)
+
+    def _open_link(self, endpoint: str, source: str, worker_id: str) -> RackLink | None:
+        if len(self._links) >= self._max_links:
+            self._log.warning("fleet.full", links=len(self._links), endpoint=endpoint)
+            return None
+        link = self._links[endpoint] = RackLink(self, endpoint, source, worker_id, self._loop.time())
+        link.peer = self._peers.hold(endpoint, link)
+        return link
+
+    def _close_link(self, link: RackLink) -> None:
+        if self._links.get(link.endpoint) is link:
+            del self._links[link.endpoint]
+            self._peers.release(link.endpoint)
+
+    # --- what links tell
+
+    def link_ready(self, link: RackLink, peer: Peer) -> None:
+        assert peer.info is not None
+        if peer.info.role == "orchestrator":
+            self._log.debug("fleet.not_a_rack", endpoint=link.endpoint, worker=peer.info.worker_id)
+            self._close_link(link)
+            return
+        link.up = True
+        if link.worker_id:
+            self._carry_out(self.registry.bind_instance(link.worker_id, peer.info.worker_id, peer.info.epoch))
+        if link.worker_id:
+            self.observe(link.worker_id, Observation.LINK_UP)
+        self._spawn(self._pull(link, peer), "pull")
+
+    def link_down(self, link: RackLink, reason: str) -> None:
+        now, was_up, link.up = self._loop.time(), link.up, False
+        if not link.worker_id:
+            if now - link.since > RUMOUR_SECONDS and link.source != "static":
+                self._close_link(link)
+            return
+        if was_up:
+            self.observe(link.worker_id, Observation.CONNECTION_LOST, reason)
+            return
+        if now - link.diagnosed_at >= DIAGNOSE_EVERY_S:
+            link.diagnosed_at = now
+            self._spawn(self._diagnose(link), "diagnose")
+
+    async def _diagnose(self, link: RackLink) -> None:
+        cause = await self._network.diagnose(link.endpoint)
+        if link.worker_id and not (link.peer is not None and link.peer.ready):
+            self.observe(link.worker_id, Observation.CANNOT_DIAL, f"{link.endpoint}: {cause}")
+
+    def heard(self, worker_id: str, load: dict[str, Any] | None) -> None:
+        now = self._loop.time()
+        changes = self.health.beat(worker_id, now)
+        if changes:
+            self._act(changes)
+        facts = load.get("load") if load is not None else None
+        if type(facts) is dict:
+            in_flight, capacity = facts.get("inFlight"), facts.get("maxConcurrent")
+            if type(in_flight) is int and type(capacity) is int and in_flight >= 0 and capacity >= 0:
+                self.balancer.report_load(worker_id, in_flight, capacity, now)
+
+    async def _pull(self, link: RackLink, peer: Peer) -> None:
+        """Ask the rack itself what it offers; a rumour becomes an entry by its answer."""
+        try:
+            said = await call_with_body(peer, "getInfo", None, self._loop.time() + PULL_SECONDS)
+            offer = contract.parse(contract.Info, said, what="getInfo")
+            if peer.info is None or self._links.get(link.endpoint) is not link:
+                return
+            self._enter_pulled(link, peer.info, offer)
+        except errors.WrkError as error:
+            self._log.warning("fleet.pull_failed", endpoint=link.endpoint, reason=error.message)
+            if not link.worker_id:
+                self._close_link(link)
+
+    def _enter_pulled(self, link: RackLink, info: PeerInfo, offer: contract.Info) -> None:
+        if not link.worker_id:
+            self._check_identity(info.worker_id, link.endpoint)
+        held = self.registry.get(link.worker_id) if link.worker_id else None
+        record = WorkerRecord(
+            worker_id=info.worker_id,
+            address=link.endpoint,
+            models=tuple(dict.fromkeys(offer.models)),
+            tags=frozenset(offer.tags),
+            labels=dict(offer.labels),
+            max_concurrent=offer.capacity.max_concurrent,
+            weight=offer.weight,
+            name=offer.name,
+            type=offer.type,
+            instance_id=info.worker_id,
+            epoch=info.epoch,
+            source=held.source if held is not None else link.source,
+            registered_at=held.registered_at if held is not None else clock.wall_ms(),
+        )
+        self._carry_out(self.registry.register(record, self._loop.time()))
+
+    # --- health
+
+    def observe(self, worker_id: str, observation: Observation, cause: str = "") -> None:
+        if self.registry.get(worker_id) is not None:
+            self._act(self.health.observe(worker_id, observation, self._loop.time(), cause=cause))
+
+    def tick(self, loop_lag: float) -> None:
+        """A quarter-second's look at clocks: silence, quarantines, probes, leases."""
+        now = self._loop.time()
+        self._act(self.health.tick(now, loop_lag))
+        for link in self._link_of.values():
+            if link.peer is not None and link.peer.ready:
+                self.registry.renew(link.worker_id, now)
+        self._carry_out(self.registry.expire(now))
+
+    def note_outcome(self, worker_id: str, error: errors.WrkError | None, elapsed: float) -> None:
+        """How a routed call ended, as far as it says something about the worker."""
+        if error is None:
+            self.observe(worker_id, Observation.CALL_OK)
+        elif isinstance(error, errors.DeadlineExceeded):
+            if elapsed >= LEAST_MISS_SECONDS:
+                self.observe(worker_id, Observation.CALL_TIMED_OUT, error.message)
+        elif isinstance(error, errors.Unavailable):
+            if not error.not_started:
+                self.observe(worker_id, Observation.CALL_FAILED, error.message)
+        elif isinstance(error, errors.ModelNotAvailable):
+            self._pull_again(worker_id)
+
+    def _pull_again(self, worker_id: str) -> None:
+        link = self._link_of.get(worker_id)
+        if link is not None and link.peer is not None and link.peer.ready:
+            self._spawn(self._pull(link, link.peer), "pull")
+
+    def _act(self, changes: tuple[Change, ...]) -> None:
+        for change in changes:
+            link = self._link_of.get(change.worker_id)
+            if isinstance(change, SetLimit):
+                self.balancer.set_limit(change.worker_id, change.limit)
+                record = self.registry.get(change.worker_id)
+                if change.limit and record is not None:
+                    self._on_room(record.models)
+            elif isinstance(change, Transition):
+                self._log.info(
+                    "worker.state",
+                    worker=change.worker_id,
+                    old=change.old,
+                    new=change.new,
+                    cause=change.cause,
+                )
+            elif isinstance(change, ProbeNow):
+                self._spawn(self._probe(change.worker_id), "probe")
+            elif link is None or link.peer is None:
+                continue
+            elif isinstance(change, CloseLink):
+                link.peer.drop("no sign of life")
+            elif isinstance(change, Redial):
+                link.peer.dial()
+
+    async def _probe(self, worker_id: str) -> None:
+        peer = self.peer(worker_id)
+        if peer is None or not peer.ready:
+            self.observe(worker_id, Observation.PROBE_FAILED, "the link is down")
+            return
+        try:
+            answer = await call_with_body(peer, "getHealth", None, self._loop.time() + self._probe_timeout)
+        except errors.DeadlineExceeded:
+            self.observe(worker_id, Observation.PROBE_SLOW, "no answer to getHealth in time")
+        except errors.WrkError as error:
+            self.observe(worker_id, Observation.PROBE_FAILED, error.message)
+        else:
+            healthy = isinstance(answer, dict) and answer.get("healthy") is True
+            reason = (
+                str(answer.get("reason", "it says that it is not healthy"))
+                if isinstance(answer, dict)
+                else ""
+            )
+            if healthy:
+                self._observe_probe_ok(worker_id)
+            else:
+                self.observe(worker_id, Observation.PROBE_FAILED, reason[:200])
+
+    def _observe_probe_ok(self, worker_id: str) -> None:
+        busy = self.balancer.load(worker_id) > 0  # then its calls have to prove it
+        self._act(self.health.observe(worker_id, Observation.PROBE_OK, self._loop.time(), busy=busy))
+
+    # --- what is shown
+
+    def show(self, record: WorkerRecord, heard_by: dict[str, str]) -> dict[str, Any]:
+        """One worker for `listWorkers` and HTTP; `heard_by`: instance id -> how discovery heard of it."""
+        shown = {
+            "workerId": record.worker_id,
+            "name": record.name,
+            "type": record.type,
+            "address": record.address,
+            "capabilities": {
+                "models": list(record.models),
+                "tags": sorted(record.tags),
+                "capacity": {"maxConcurrent": record.max_concurrent},
+            },
+            "labels": record.labels,
+            "weight": record.weight,
+            "instanceId": record.instance_id,
+            "foundBy": heard_by.get(record.instance_id, record.source),
+            "manual": record.manual,
+            "registeredAt": record.registered_at,
+            "currentLoad": self.balancer.load(record.worker_id),
+        }
+        return {**shown, **self.health.describe(record.worker_id, self._loop.time())}
+
+
+def _endpoint(address: str) -> str:
+    try:
+        return parse_peer(address).endpoint
+    except ValueError as error:
+        raise errors.BadRequest(f"address: {error}", data={"field": "address"}) from None

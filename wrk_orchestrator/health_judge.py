@@ -1,0 +1,168 @@
+"""What one observation does to one worker: count it, convict if that gives grounds, move by the table.
+
+Here the counts of `health_record.py` meet the moves of `health_table.py`: the judge turns what was
+reported into what the table knows (a link that comes up while a quarantine runs is another
+observation than one that just comes up), and asks the share before it sends anybody away. It knows
+one worker at a time, appends what the shell has to do to `changes`, and says nothing of limits.
+
+Invariant: a state changes in `_move` alone, by a row of the table.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from .health_arithmetic import jittered
+from .health_changes import Change, CloseLink, Redial, Transition
+from .health_policy import HealthPolicy
+from .health_record import IN_SERVICE, ROUTABLE, HealthRecord
+from .health_table import LINKED, Action, Observation, State, step
+from .quarantine_share import QuarantineShare
+from .self_doubt import SelfDoubt
+
+if TYPE_CHECKING:
+    import random
+
+_PROBES = frozenset({Observation.PROBE_OK, Observation.PROBE_FAILED, Observation.PROBE_SLOW})
+_ANSWERS = frozenset({Observation.PROBE_OK, Observation.CALL_OK})
+_BLAME = _PROBES - _ANSWERS | {Observation.CALL_FAILED, Observation.CALL_TIMED_OUT}
+_LINK_ENDS = frozenset({Observation.CONNECTION_LOST, Observation.SILENCE})
+
+
+class HealthJudge:
+    def __init__(
+        self, policy: HealthPolicy, share: QuarantineShare, doubt: SelfDoubt, rng: random.Random
+    ) -> None:
+        self._policy = policy
+        self._share = share
+        self._doubt = doubt
+        self._rng = rng
+
+    def report(
+        self,
+        record: HealthRecord,
+        seen: Observation,
+        now: float,
+        changes: list[Change],
+        *,
+        cause: str = "",
+        busy: bool = False,
+    ) -> None:
+        """Takes what the shell saw; what may be our own fault is not held against the worker."""
+        if seen in _PROBES or seen is Observation.LINK_UP:
+            self._probe_reported(record, now)
+        doubted = self._doubt.doubts(now)
+        if doubted and seen in _BLAME:
+            return
+        if doubted and seen is Observation.CONNECTION_LOST:
+            self._move(record, Observation.LOST_IN_OWN_PAUSE, now, changes)
+            return
+        if seen in _ANSWERS:
+            self.take(record, Observation.BEAT, now, changes)
+        self.take(record, seen, now, changes, cause=cause, busy=busy)
+        if seen is Observation.OPERATOR_RELEASE and not doubted:
+            self.watch(record, now, changes)  # it is not given work when it is silent
+
+    def take(
+        self,
+        record: HealthRecord,
+        seen: Observation,
+        now: float,
+        changes: list[Change],
+        *,
+        cause: str = "",
+        busy: bool = False,
+    ) -> None:
+        """A conviction comes first, then the observation itself, then what has been proven by it."""
+        grounds = record.note(seen, now, busy=busy)
+        if grounds:
+            self._convict(record, seen, grounds, now, changes)
+        self._move(record, self._variant(record, seen, now), now, changes, cause)
+        if record.proven():
+            record.acquit()
+            self._move(record, Observation.PROVEN, now, changes)
+
+    def watch(self, record: HealthRecord, now: float, changes: list[Change]) -> None:
+        """Judges its silence."""
+        quiet = now - record.quiet_since
+        if record.state in LINKED and quiet > self._policy.silence_timeout:
+            self.take(record, Observation.SILENCE, now, changes)
+        elif record.state in ROUTABLE and quiet > self._policy.suspect_after:
+            self.take(record, Observation.BEAT_MISSED, now, changes)
+
+    def probe_sent(self, record: HealthRecord, now: float) -> None:
+        """No second probe until the first is reported, or so late that its report must be lost."""
+        record.probe_expires = now + 2 * self._policy.probe_timeout
+        self._plan_probe(record, now)
+
+    def _probe_reported(self, record: HealthRecord, now: float) -> None:
+        record.probe_expires = -inf
+        self._plan_probe(record, now)
+
+    def _plan_probe(self, record: HealthRecord, now: float) -> None:
+        policy = self._policy
+        wait = policy.probe_interval_in_doubt if record.in_doubt() else policy.probe_interval
+        record.next_probe = max(self._jittered(now, wait), record.probe_expires)
+
+    def _probe_soon(self, record: HealthRecord, now: float) -> None:
+        soon = min(self._jittered(now, self._policy.probe_interval_in_doubt), record.next_probe)
+        record.next_probe = max(soon, record.probe_expires)
+
+    def _jittered(self, now: float, wait: float) -> float:
+        return now + jittered(wait, self._rng.random())
+
+    def _convict(
+        self, record: HealthRecord, seen: Observation, grounds: str, now: float, changes: list[Change]
+    ) -> None:
+        if record.held or record.drained or record.sentenced(now):
+            return
+        if seen in _LINK_ENDS or record.state not in IN_SERVICE:
+            record.sentence(now)  # lost: outside the share, which is asked when it comes back
+        elif self._share.allows(record.models, record.counted):
+            record.sentence(now)
+            self._move(record, Observation.CONDEMNED, now, changes, grounds)
+        else:
+            record.spare(grounds)
+
+    def _variant(self, record: HealthRecord, seen: Observation, now: float) -> Observation:
+        """The observation as the table knows it: a return depends on what is held against the worker."""
+        state = record.state
+        if seen is Observation.LINK_UP:
+            return self._link_up(record, now)
+        if seen is Observation.BEAT and record.on_probation and state in (State.SUSPECT, State.STALLED):
+            return Observation.BEAT_ON_PROBATION
+        if seen is Observation.OPERATOR_RELEASE and state in (State.DRAINING, State.QUARANTINED):
+            if record.leaving:
+                return Observation.RELEASE_WHILE_LEAVING
+            return Observation.RELEASE_TO_PROBATION if record.on_probation else seen
+        return seen
+
+    def _link_up(self, record: HealthRecord, now: float) -> Observation:
+        if record.drained:
+            return Observation.LINK_UP_ON_DRAIN
+        if record.held:
+            return Observation.LINK_UP_IN_QUARANTINE
+        if record.sentenced(now):
+            if record.state is State.QUARANTINED or self._share.allows(record.models, record.counted):
+                return Observation.LINK_UP_IN_QUARANTINE
+            record.cut(now)
+        return Observation.LINK_UP_ON_PROBATION if record.on_probation else Observation.LINK_UP
+
+    def _move(
+        self, record: HealthRecord, seen: Observation, now: float, changes: list[Change], cause: str = ""
+    ) -> None:
+        old, row = record.state, step(record.state, seen)
+        if row.next is not old:
+            record.state, record.since, record.cause = row.next, now, cause or seen.value
+            changes.append(Transition(record.worker_id, old, row.next, record.cause))
+        elif cause:
+            record.cause = cause
+        for action in row.actions:
+            match action:
+                case Action.PROBE_SOON:
+                    self._probe_soon(record, now)
+                case Action.CLOSE_LINK:
+                    changes.append(CloseLink(record.worker_id))
+                case Action.REDIAL:
+                    changes.append(Redial(record.worker_id))

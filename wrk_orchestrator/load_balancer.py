@@ -1,0 +1,145 @@
+"""Which worker gets a request: `pick` takes a lease on one, and the lease gives back what it took.
+
+The strategy chooses (strategies/), pools say among whom (pools.py), health says how much each may
+carry (`set_limit`; 0 = none), racks say what they carry for others (`report_load`). A worker is open
+while its load is below its limit, and none but open ones are picked.
+
+Invariants: a worker's own load equals the leases on it that are not yet released; every change that
+the registry returns is applied before the next pick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from wrk_base.contract import Requirements
+from wrk_base.errors import WrkError
+
+from .candidate import Candidate
+from .pools import Pool, Pools
+from .records import Changes, Joined, Updated, WorkerRecord
+from .refusals import refusal
+from .service_registry import ServiceRegistry
+from .strategies import STRATEGIES, Latencies
+
+if TYPE_CHECKING:
+    from random import Random
+    from types import TracebackType
+
+
+class Lease:
+    """One call on one worker. Leaving the `with` block, `done` or `release` gives it back, once."""
+
+    __slots__ = ("_balancer", "_candidate", "_latencies", "worker")
+
+    def __init__(self, balancer: LoadBalancer, candidate: Candidate, latencies: Latencies) -> None:
+        self._balancer = balancer
+        self._candidate: Candidate | None = candidate
+        self._latencies = latencies
+        self.worker: WorkerRecord = candidate.record
+
+    def done(self, ok: bool, now: float, elapsed_s: float) -> None:
+        """The outcome, for statistics and estimates; gives the lease back."""
+        candidate = self._candidate
+        if candidate is not None:
+            candidate.count(ok, elapsed_s)
+            self._latencies.observe(candidate, ok, elapsed_s, now)
+            self.release()
+
+    def release(self) -> None:
+        """Gives the lease back without an outcome (cancelled, never sent); harmless when repeated."""
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None:
+            self._balancer.leases -= 1
+            candidate.give_back()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class LoadBalancer:
+    """`strategy` is a name from `STRATEGIES`; `half_life_s`: how fast latency estimates forget."""
+
+    def __init__(
+        self, registry: ServiceRegistry, strategy: str, rng: Random, half_life_s: float = 10.0
+    ) -> None:
+        self.strategy = strategy
+        self.leases = 0
+        self._registry = registry
+        self._pools = Pools(registry, STRATEGIES[strategy], rng, half_life_s)
+        self._candidates = self._pools.candidates
+        self._turn = 0
+
+    def pick(
+        self, model_id: str, requirements: Requirements | None, exclude: Collection[str], now: float
+    ) -> Lease:
+        """A lease on an open worker that meets `requirements` and whose id is not in `exclude`.
+
+        Raises at once `NoWorkersAvailable`, `NoWorkersMatch` or `CapacityExceeded`; their `data` names
+        what exists.
+        """
+        pool = self._pools.find(model_id, requirements)
+        if pool is not None:
+            candidate = pool.strategy.choose(exclude, now)
+            if candidate is not None:
+                self._turn += 1
+                self.leases += 1
+                candidate.take(now, self._turn)
+                return Lease(self, candidate, pool.latencies)
+        raise self._refusal(pool, model_id, exclude)
+
+    def _refusal(self, pool: Pool | None, model_id: str, exclude: Collection[str]) -> WrkError:
+        tried = [self._candidates[worker_id] for worker_id in self._candidates.keys() & set(exclude)]
+        return refusal(self._registry, pool, self._pools.find(model_id, None), model_id, tried)
+
+    # What others tell: the registry's changes, health's limits, the racks' own figures.
+
+    def apply(self, changes: Changes) -> None:
+        """Takes in what `ServiceRegistry` returned, in order; a new worker starts with limit 0."""
+        for change in changes:
+            if isinstance(change, Joined):
+                self._pools.join(change.worker, self._turn)
+            elif isinstance(change, Updated):
+                self._pools.update(change.worker)
+            else:
+                self._pools.leave(change.worker.worker_id)
+
+    def set_limit(self, worker_id: str, limit: int) -> None:
+        """How many calls the worker may have at once; 0 = not routable. Unknown ids are ignored."""
+        candidate = self._candidates.get(worker_id)
+        if candidate is not None and candidate.limit != limit:
+            self._pools.set_limit(candidate, limit)
+
+    def report_load(self, worker_id: str, in_flight: int, capacity: int | None, now: float) -> None:
+        """The rack's own count of calls in flight, ours included, and its capacity if it says one.
+
+        Give back the leases that the same message ends first; else they pass for foreign load.
+        """
+        candidate = self._candidates.get(worker_id)
+        if candidate is not None:
+            candidate.hear_load(in_flight, capacity)
+
+    # Figures.
+
+    def limit(self, worker_id: str) -> int:
+        candidate = self._candidates.get(worker_id)
+        return 0 if candidate is None else candidate.limit
+
+    def load(self, worker_id: str) -> int:
+        """Calls in flight there: our leases and what others have running."""
+        candidate = self._candidates.get(worker_id)
+        return 0 if candidate is None else candidate.load
+
+    def stats(self, now: float, wall_ms: int) -> dict[str, dict[str, float | int | None]]:
+        """Per worker, as `getLoadBalancingStats` gives it; times in ms, `lastRequestTime` Unix ms."""
+        zero = wall_ms - now * 1000
+        return {worker_id: candidate.stats(zero) for worker_id, candidate in self._candidates.items()}

@@ -1,0 +1,333 @@
+"""The orchestrator: the worker that keeps the registry, watches health and routes. Composition only.
+
+It builds the three components (registry, balancer, monitor), the fleet that connects them with the
+racks and the router on top, answers the contract's methods, and runs two timers. Decisions live in the
+parts. RPC alone; the HTTP face is `worker.OrchestratorService`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from wrk_base import clock, contract, errors
+from wrk_base.discovery import Found
+from wrk_base.rpc.client import Reply
+from wrk_base.rpc.identity import PeerInfo
+from wrk_base.rpc.server import Request
+from wrk_base.store import Store
+from wrk_base.worker import Worker, WorkerContext
+
+from .admission import Admission
+from .fleet import Fleet
+from .health_monitor import HealthMonitor
+from .health_policy import HealthPolicy
+from .health_table import Observation
+from .load_balancer import LoadBalancer
+from .records import WorkerRecord
+from .routing import Router, simulated
+from .service_registry import ServiceRegistry
+
+TICK_SECONDS = 0.25
+REGISTRATION = "registration"
+
+
+class OrchestratorWorker(Worker):
+    """Registers, finds, routes and tells; `role` orchestrator, RPC port 8004 unless set."""
+
+    role = "orchestrator"
+    default_port = 8004
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__(context)
+        settings = self.settings
+        self.registry = ServiceRegistry(
+            lease_s=settings.worker_timeout / 1000, max_workers_per_model=settings.max_workers_per_model
+        )
+        self.balancer = LoadBalancer(
+            self.registry,
+            settings.load_balancing_strategy,
+            context.rng,
+            half_life_s=settings.balancing.latency_half_life / 1000,
+        )
+        self.health_monitor = HealthMonitor(_policy(context), context.rng)
+        self.admission = Admission(settings.routing.queue_limit, settings.routing.queue_timeout / 1000)
+        self.fleet = Fleet(
+            registry=self.registry,
+            balancer=self.balancer,
+            health=self.health_monitor,
+            peers=self.peers,
+            network=context.network,
+            spawn=self.spawn,
+            on_room=self.admission.wake,
+            probe_timeout=settings.health.probe_timeout / 1000,
+            max_links=settings.rpc.max_peers,
+            log=self.log,
+        )
+        self.router = Router(
+            self.balancer,
+            self.fleet,
+            self.admission,
+            max_retries=settings.max_retries,
+            enable_failover=settings.enable_failover,
+            budget_share=settings.routing.retry_budget_share,
+            budget_floor=settings.routing.retry_budget_min,
+        )
+        self._store: Store | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._sweeping: asyncio.Task[Any] | None = None
+        self._respond_as_orchestrator()
+
+    def _respond_as_orchestrator(self) -> None:
+        self.respond("registerWorker", self._register_worker)
+        self.respond("unregisterWorker", self._unregister_worker)
+        self.respond("findAvailableWorker", lambda body: self.find(body))
+        self.respond("routeInferenceRequest", self._route_request, raw=True)
+        self.respond("getServiceStatus", lambda _: self.service_status())
+        self.respond("getLoadBalancingStats", lambda _: self.load_balancing_stats())
+        self.respond("healthCheck", lambda _: self.health_check())
+        self.respond("listWorkers", lambda body: self.list_workers(body))
+        self.respond("drainWorker", lambda body: self.hold(body, Observation.OPERATOR_DRAIN))
+        self.respond("quarantineWorker", lambda body: self.hold(body, Observation.OPERATOR_QUARANTINE))
+        self.respond("releaseWorker", lambda body: self.hold(body, Observation.OPERATOR_RELEASE))
+        self.respond("registerRack", self._register_rack)
+        self.respond("listRacks", lambda body: self.list_workers(body))
+        self.respond("forgetRacks", self._forget_racks)
+
+    # --- life
+
+    async def open(self) -> None:
+        self._store = Store(self.context.state_dir / f"{self.context.prefix}.sqlite")
+
+    async def on_listening(self) -> None:
+        self._restore_registrations()
+        self._tick()
+        self._plan_sweep()
+
+    def on_found(self, found: Found) -> None:
+        self.fleet.hear(found)
+
+    async def before_drain(self) -> None:
+        self._cancel_timer("sweep")
+
+    async def after_drain(self) -> None:
+        self._cancel_timer("tick")
+
+    async def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _tick(self) -> None:
+        self._timers["tick"] = self._loop.call_later(TICK_SECONDS, self._tick)
+        self.fleet.tick(self.lag.last)
+
+    def _plan_sweep(self) -> None:
+        seconds = self.settings.service_discovery_interval / 1000
+        self._timers["sweep"] = self._loop.call_later(seconds, self._sweep)
+
+    def _sweep(self) -> None:
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = self.spawn(self._discover(), "sweep")
+        self._plan_sweep()
+
+    async def _discover(self) -> None:
+        await self.context.discovery.sweep()
+        for found in self.context.discovery.known():
+            self.fleet.hear(found)
+
+    def _cancel_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    # --- registration
+
+    def register(self, body: Any, *, source: str, by: PeerInfo | None = None) -> dict[str, Any]:
+        """`registerWorker`. A registration by anybody but the worker itself is manual and is kept."""
+        offer = contract.parse(contract.Registration, body, what="registration")
+        itself = by if by is not None and by.worker_id == offer.worker_id else None
+        record = self.fleet.register(offer, source=source, by=itself)
+        if itself is None:
+            self._keep(offer, source)
+        lease = self.settings.worker_timeout
+        return contract.as_body(contract.Registered(record.worker_id, record.registered_at, lease))
+
+    def unregister(self, worker_id: str) -> dict[str, Any]:
+        """`unregisterWorker`; raises `WorkerNotFound`."""
+        record = self.fleet.entry(worker_id)
+        if self._store is not None and record.manual:
+            self._store.delete(REGISTRATION, record.worker_id, writer=self.identity.worker_id)
+        self.fleet.remove(record.worker_id, "unregistered")
+        return {"success": True}
+
+    def _keep(self, offer: contract.Registration, source: str) -> None:
+        if self._store is not None:
+            body = {"offer": contract.as_body(offer), "source": source}
+            self._store.put(REGISTRATION, offer.worker_id, body, writer=self.identity.worker_id)
+
+    def _restore_registrations(self) -> None:
+        assert self._store is not None
+        for kept in self._store.all(REGISTRATION):
+            try:
+                offer = contract.parse(
+                    contract.Registration, kept.body["offer"], what=f"kept registration {kept.id}"
+                )
+                self.fleet.register(offer, source=str(kept.body["source"]), by=None)
+            except (errors.WrkError, KeyError) as error:
+                self.log.warning("worker.not_restored", worker=kept.id, reason=str(error))
+
+    def _register_worker(self, body: Any, request: Request) -> dict[str, Any]:
+        return self.register(body, source="rpc", by=request.peer)
+
+    def _unregister_worker(self, body: Any, request: Request) -> dict[str, Any]:
+        worker_id = contract.parse(contract.WorkerRef, body).worker_id
+        if request.peer.worker_id == worker_id:
+            record = self.registry.holder(worker_id)
+            if record is None or record.manual:  # what an operator registered stays listed
+                return {"success": True}
+        return self.unregister(worker_id)
+
+    def _register_rack(self, body: Any, request: Request) -> dict[str, Any]:
+        rack = contract.parse(contract.RegisterRack, body, what="registration")
+        info = rack.info
+        offer = contract.Registration(rack.id, info.address, info.capabilities, info.labels, info.weight)
+        return self.register(contract.as_body(offer), source="rpc", by=request.peer)
+
+    def _forget_racks(self, body: Any) -> dict[str, Any]:
+        wanted = contract.parse(contract.ForgetRacks, body)
+        ids = [record.worker_id for record in self.registry.all()] if wanted.all else wanted.ids
+        for worker_id in ids:
+            self.unregister(worker_id)
+        return {"success": True, "forgotten": len(ids)}
+
+    # --- routing
+
+    async def _route_request(self, request: Request) -> Reply:
+        head = contract.parse(contract.InferenceHead, request.head)
+        return await self.route(
+            head, request.head or {}, request.payload, request.content_type, request.deadline
+        )
+
+    async def route(
+        self,
+        head: contract.InferenceHead,
+        wire_head: dict[str, Any],
+        payload: bytes,
+        content_type: int,
+        deadline: float,
+    ) -> Reply:
+        """Route one request whose payload stays packed; `deadline` in the loop's time. Raises `WrkError`."""
+        if head.simulate or head.options.simulate:
+            return simulated(head, payload, self.identity.worker_id)
+        if head.options.timeout_ms is not None:
+            deadline = min(deadline, self._loop.time() + head.options.timeout_ms / 1000)
+        return await self.router.route(head, wire_head, payload, content_type, deadline)
+
+    def find(self, body: Any) -> dict[str, Any]:
+        """`findAvailableWorker`: the lookaside way."""
+        want = contract.parse(contract.FindWorker, body)
+        record = self.fleet.entry(self.router.find(want))
+        return {"success": True, "worker": self.show(record)}
+
+    # --- operators
+
+    def hold(self, body: Any, word: Observation) -> dict[str, Any]:
+        """`drainWorker`, `quarantineWorker`, `releaseWorker`; raises `WorkerNotFound`."""
+        record = self.fleet.entry(contract.parse(contract.WorkerRef, body).worker_id)
+        self.fleet.observe(record.worker_id, word, "by an operator")
+        return {
+            "success": True,
+            "workerId": record.worker_id,
+            "state": self.health_monitor.state(record.worker_id),
+        }
+
+    # --- telling
+
+    def show(self, record: WorkerRecord) -> dict[str, Any]:
+        """One worker as `listWorkers` and HTTP show it."""
+        return self.fleet.show(record, self._heard_by())
+
+    def list_workers(self, body: Any) -> dict[str, Any]:
+        """`listWorkers`: records, narrowed by model, state and labels."""
+        want = contract.parse(contract.WorkerFilter, body)
+        records = self.registry.all() if want.model_id is None else self.registry.workers_of(want.model_id)
+        heard = self._heard_by()
+        shown = [
+            self.fleet.show(record, heard)
+            for record in records
+            if want.labels.items() <= record.labels.items()
+        ]
+        workers = [worker for worker in shown if want.state is None or worker["state"] == want.state]
+        return {"success": True, "workers": workers, "total": len(workers)}
+
+    def _heard_by(self) -> dict[str, str]:
+        return {found.worker_id: found.source for found in self.context.discovery.known() if found.worker_id}
+
+    def service_status(self) -> dict[str, Any]:
+        """`getServiceStatus`: registry, balancer, health and RPC clients in one answer."""
+        return {
+            "success": True,
+            "status": "draining" if self.stopping else "ok" if self.started.is_set() else "starting",
+            "timestamp": clock.wall_ms(),
+            "workerId": self.identity.worker_id,
+            "mesh": self.settings.discovery.mesh,
+            "endpoint": self.endpoint,
+            "registry": {
+                "workers": len(self.registry),
+                "models": self.registry.models(),
+                "leaseMs": self.settings.worker_timeout,
+            },
+            "loadBalancer": {
+                "strategy": self.settings.load_balancing_strategy,
+                "workers": self._balancer_stats(),
+                "waiting": self.admission.waiting,
+            },
+            "health": self.health_monitor.aggregate(),
+            "rpcClients": self.peers.stats(),
+            "routing": dict(self.router.counters),
+            "discovery": self.context.discovery.counters(),
+        }
+
+    def load_balancing_stats(self) -> dict[str, Any]:
+        """`getLoadBalancingStats`: figures per worker."""
+        strategy = self.settings.load_balancing_strategy
+        return {"success": True, "strategy": strategy, "workers": self._balancer_stats()}
+
+    def _balancer_stats(self) -> dict[str, Any]:
+        return self.balancer.stats(self._loop.time(), clock.wall_ms())
+
+    def health_check(self) -> dict[str, Any]:
+        """`healthCheck`: of the service itself. That no rack is there does not make it unhealthy."""
+        lagging = self.lag.last > self.settings.health.heartbeat_interval / 1000
+        components: dict[str, dict[str, Any]] = {
+            "registry": {"healthy": True, "workers": len(self.registry)},
+            "loadBalancer": {"healthy": True, "strategy": self.settings.load_balancing_strategy},
+            "healthMonitor": {"healthy": True, **self.health_monitor.aggregate()},
+            "rpc": {"healthy": bool(self.endpoint), "endpoint": self.endpoint},
+            "eventLoop": {"healthy": not lagging, "lagMs": round(self.lag.last * 1000, 1)},
+        }
+        healthy = all(part["healthy"] for part in components.values()) and not self.stopping
+        return {"success": True, "healthy": healthy, "components": components, "timestamp": clock.wall_ms()}
+
+    def not_ready(self) -> str:
+        """Why no traffic should come now; empty when it may."""
+        if self.stopping:
+            return "it is draining"
+        return "" if self.started.is_set() else "it is starting"
+
+
+def _policy(context: WorkerContext) -> HealthPolicy:
+    health = context.settings.health
+    return HealthPolicy(
+        heartbeat_interval=health.heartbeat_interval / 1000,
+        silence_timeout=health.silence_timeout / 1000,
+        probe_interval=context.settings.health_check_interval / 1000,
+        probe_timeout=health.probe_timeout / 1000,
+        deadline_misses=health.deadline_misses,
+        quarantine_min=health.quarantine_min / 1000,
+        quarantine_max=health.quarantine_max / 1000,
+        probation_successes=health.probation_successes,
+        flap_high=health.flap_high,
+        flap_low=health.flap_low,
+        max_quarantined_share=health.max_quarantined_share,
+    )

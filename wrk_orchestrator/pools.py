@@ -1,0 +1,172 @@
+"""Who may be picked: one cached, incrementally kept pool of candidates per want.
+
+A pool is built from the registry's indexes at the first request that asks for its combination of
+model, tags, labels and capacity; from then on every change reaches it, so that a pick never searches.
+What a pool holds must at all times equal what a search from scratch would find: the property tests
+hold it to that. The least recently used pools leave when there are too many.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+from wrk_base.contract import Requirements
+
+from .candidate import Candidate
+from .records import Want, WorkerRecord
+from .service_registry import ServiceRegistry
+from .strategies import Latencies, Strategy
+
+if TYPE_CHECKING:
+    from random import Random
+
+MAX_POOLS = 1024  # callers choose their filters freely; beyond this, the rarest are searched for anew
+MAX_SEATS = 400_000  # candidates over all pools, about 250 bytes each: 40 filters that fit all of 10,000
+
+Key: TypeAlias = str | tuple[str, frozenset[str], frozenset[tuple[str, str]], int]
+"""A model alone, so that a request without requirements needs one look-up; or a whole want."""
+
+
+class Pool:
+    """The workers that meet one want: `matching` are registered, `routable` of them are in service."""
+
+    __slots__ = ("latencies", "matching", "routable", "strategy", "unmet", "want")
+
+    def __init__(self, want: Want, strategy: Strategy, latencies: Latencies) -> None:
+        self.want = want
+        self.strategy = strategy
+        self.latencies = latencies
+        self.matching = 0
+        self.routable = 0
+        self.unmet: list[str] | None = None  # requirements that nobody meets, once somebody has looked
+
+    def fill(self, candidates: list[Candidate]) -> None:
+        self.matching = len(candidates)
+        self.routable = sum(candidate.limit > 0 for candidate in candidates)
+        self.strategy.fill(candidates)
+
+    def add(self, candidate: Candidate) -> None:
+        self.unmet = None
+        if self.want.met_by(candidate.record):
+            self.matching += 1
+            self.routable += candidate.limit > 0
+            self.strategy.add(candidate)
+
+    def discard(self, candidate: Candidate) -> None:
+        self.unmet = None
+        if self.want.met_by(candidate.record):
+            self.matching -= 1
+            self.routable -= candidate.limit > 0
+            self.strategy.discard(candidate)
+
+
+class Model:
+    """What is kept per model that somebody serves and somebody has asked for."""
+
+    __slots__ = ("latencies", "pools")
+
+    def __init__(self, latencies: Latencies) -> None:
+        self.latencies = latencies
+        self.pools: dict[Key, Pool] = {}
+
+
+class Pools:
+    """All candidates and the pools that they are in."""
+
+    def __init__(
+        self, registry: ServiceRegistry, kind: type[Strategy], rng: Random, half_life_s: float
+    ) -> None:
+        self.candidates: dict[str, Candidate] = {}
+        self._registry = registry
+        self._kind = kind
+        self._rng = rng
+        self._half_life_s = half_life_s
+        self._pools: OrderedDict[Key, Pool] = OrderedDict()  # least recently used first
+        self._models: dict[str, Model] = {}
+
+    def find(self, model: str, requirements: Requirements | None) -> Pool | None:
+        """The pool for a request; None when no registered worker serves the model."""
+        key = _key(model, requirements)
+        pool = self._pools.get(key)
+        if pool is None:
+            return self._build(key) if self._registry.serves(model) else None
+        self._pools.move_to_end(key)
+        return pool
+
+    def join(self, worker: WorkerRecord, turn: int) -> None:
+        candidate = self.candidates[worker.worker_id] = Candidate(worker, turn)
+        for pool in self._pools_of(worker):
+            pool.add(candidate)
+
+    def update(self, worker: WorkerRecord) -> None:
+        candidate = self.candidates[worker.worker_id]
+        before = candidate.record
+        for pool in self._pools_of(before):
+            pool.discard(candidate)
+        candidate.replace(worker)
+        for pool in self._pools_of(worker):
+            pool.add(candidate)
+        self._forget(candidate, set(before.models) - set(worker.models))
+
+    def leave(self, worker_id: str) -> None:
+        candidate = self.candidates.pop(worker_id)
+        for pool in self._pools_of(candidate.record):
+            pool.discard(candidate)
+        self._forget(candidate, set(candidate.record.models))
+
+    def set_limit(self, candidate: Candidate, limit: int) -> None:
+        change = (limit > 0) - (candidate.limit > 0)
+        candidate.limit = limit
+        candidate.settle()
+        if change:
+            for pool in self._pools_of(candidate.record):
+                if pool.want.met_by(candidate.record):
+                    pool.routable += change
+
+    def _pools_of(self, worker: WorkerRecord) -> Iterator[Pool]:
+        for name in dict.fromkeys(worker.models):
+            model = self._models.get(name)
+            if model is not None:
+                yield from model.pools.values()
+
+    def _build(self, key: Key) -> Pool:
+        want = Want(key) if isinstance(key, str) else Want(*key)
+        model = self._models.get(want.model)
+        if model is None:
+            model = self._models[want.model] = Model(Latencies(self._half_life_s, each=self._kind.learns))
+        pool = Pool(want, self._kind(self._rng, model.latencies), model.latencies)
+        pool.fill([self.candidates[worker_id] for worker_id in self._registry.matching(want)])
+        self._pools[key] = model.pools[key] = pool
+        self._evict()
+        return pool
+
+    def _evict(self) -> None:
+        seats = sum(pool.matching for pool in self._pools.values())
+        while len(self._pools) > 1 and (len(self._pools) > MAX_POOLS or seats > MAX_SEATS):
+            key, pool = self._pools.popitem(last=False)
+            pool.strategy.close()
+            del self._models[pool.want.model].pools[key]
+            seats -= pool.matching
+
+    def _forget(self, candidate: Candidate, names: set[str]) -> None:
+        """The candidate no longer serves these models; of those that nobody serves nothing stays."""
+        for name in names:
+            model = self._models.get(name)
+            if model is None:
+                continue
+            model.latencies.forget(candidate)
+            if not self._registry.serves(name):
+                for key in model.pools:
+                    del self._pools[key]
+                del self._models[name]
+
+
+def _key(model: str, requirements: Requirements | None) -> Key:
+    if requirements is None:
+        return model
+    tags, labels, capacity = requirements.capabilities, requirements.labels, requirements.min_capacity
+    if not (tags or labels or capacity > 1):  # everybody takes one
+        return model
+    return (model, frozenset(tags), frozenset(labels.items()), capacity)

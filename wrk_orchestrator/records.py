@@ -1,0 +1,78 @@
+"""The values that the registry deals in: a worker, what changed, and what a request wants.
+
+All of them are immutable: whoever keeps one keeps what was true when it was taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """One worker: what it offers when it is handed in, what the registry holds afterwards.
+
+    `address` is tcp://host:port; `instance_id` is "" until a dial-back has shown who answers there.
+    `weight` is None unless set by hand. `source` is "mdns", "static", "rpc" or "http"; `manual`
+    marks the operator's own registrations. `registered_at` is Unix milliseconds.
+    """
+
+    worker_id: str
+    address: str
+    models: tuple[str, ...] = ()
+    tags: frozenset[str] = frozenset()
+    labels: dict[str, str] = field(default_factory=dict)
+    max_concurrent: int = 1
+    weight: float | None = None
+    name: str = ""
+    type: str = ""
+    instance_id: str = ""
+    epoch: int = 0
+    source: str = "rpc"
+    manual: bool = False
+    registered_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker is new."""
+
+    worker: WorkerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A worker is known under the same id, with something else than `before`."""
+
+    worker: WorkerRecord
+    before: WorkerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A worker is gone."""
+
+    worker: WorkerRecord
+    reason: str
+
+
+Change: TypeAlias = Joined | Updated | Left
+Changes: TypeAlias = tuple[Change, ...]
+
+
+class Want(NamedTuple):
+    """What a request asks for, normalised: equal wants are equal keys."""
+
+    model: str
+    tags: frozenset[str] = frozenset()
+    labels: frozenset[tuple[str, str]] = frozenset()
+    min_capacity: int = 0
+
+    def met_by(self, worker: WorkerRecord) -> bool:
+        """Whether a worker that serves the model meets all the rest."""
+        return (
+            self.tags <= worker.tags
+            and self.min_capacity <= worker.max_concurrent
+            and self.labels <= worker.labels.items()
+        )

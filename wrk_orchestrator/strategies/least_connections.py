@@ -1,0 +1,95 @@
+"""Least connections: the lowest load; among equals, whoever has waited longest.
+
+Workers stand in one row per load. A row may hold workers whose load has grown since: they move up when
+they come to the front. It never holds one whose load has fallen: that is told (`relieved`). So the
+front of the lowest row, once checked, is the least loaded of all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..candidate import Candidate
+from .base import Strategy, longest_waiting_first
+from .latency import Latencies
+
+if TYPE_CHECKING:
+    from random import Random
+
+SPARE_ROWS = 16  # empty rows kept beyond as many as there are workers
+
+Row: TypeAlias = OrderedDict[Candidate, None]
+
+
+class LeastConnections(Strategy):
+    def __init__(self, rng: Random, latencies: Latencies) -> None:
+        super().__init__(rng, latencies)
+        self._rows: dict[int, Row] = {}
+        self._loads: list[int] = []  # heap: the load of every row, once
+        self._place: dict[Candidate, int] = {}
+
+    def choose(self, exclude: Collection[str], now: float) -> Candidate | None:
+        chosen = None
+        passed: list[int] = []
+        while chosen is None and self._loads:
+            load = self._loads[0]
+            chosen = self._front(load, exclude)
+            if chosen is None:
+                passed.append(heappop(self._loads))
+        for load in passed:
+            if self._rows[load]:
+                heappush(self._loads, load)
+            else:
+                del self._rows[load]
+        return chosen
+
+    def _front(self, load: int, exclude: Collection[str]) -> Candidate | None:
+        row = self._rows[load]
+        while row:
+            for candidate in row:
+                if candidate.load > load or not candidate.open:
+                    break
+                if candidate.worker_id not in exclude:
+                    row.move_to_end(candidate)
+                    return candidate
+            else:
+                return None
+            if candidate.open:
+                self._insert(candidate)
+            else:
+                self._set_aside(candidate)
+        return None
+
+    def relieved(self, candidate: Candidate) -> None:
+        if self._place.get(candidate, candidate.load + 1) > candidate.load:
+            super().relieved(candidate)
+
+    def _fill(self, candidates: list[Candidate]) -> None:
+        for candidate in sorted(candidates, key=longest_waiting_first):
+            self._insert(candidate)
+
+    def _insert(self, candidate: Candidate) -> None:
+        self._remove(candidate)
+        load = candidate.load
+        if load not in self._rows:
+            self._sweep()
+            self._rows[load] = OrderedDict()
+            heappush(self._loads, load)
+        self._rows[load][candidate] = None
+        self._place[candidate] = load
+        if load:  # it may fall below what this row says
+            self._wait_for(candidate)
+
+    def _remove(self, candidate: Candidate) -> None:
+        load = self._place.pop(candidate, None)
+        if load is not None:
+            del self._rows[load][candidate]
+
+    def _sweep(self) -> None:
+        """Rows that ran empty leave when they come up as the lowest; at worst, all at once here."""
+        if len(self._rows) > len(self._place) + SPARE_ROWS:
+            self._rows = {load: row for load, row in self._rows.items() if row}
+            self._loads = sorted(self._rows)
