@@ -1,6 +1,6 @@
 """A rack that turns texts into vectors with a real model, through sentence-transformers.
 
-The model is loaded and used in one thread of its own, so the event loop (beats, other requests) goes
+The model is loaded and used in threads of its own, so the event loop (beats, other requests) goes
 on meanwhile; requests that wait are encoded together. The libraries are an extra and are imported when
 the model is opened, never before. A model given as a path, and the one that comes with the extra, are
 read from disk alone; only an id of the Hugging Face hub may cause a download.
@@ -9,9 +9,11 @@ read from disk alone; only an id of the Hugging Face hub may cause a download.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -75,8 +77,7 @@ class EmbeddingsRack(Rack):
 
     async def open(self) -> None:
         self.log.info("rack.model_loading", model=self.source)
-        loop = asyncio.get_running_loop()
-        self._model = await loop.run_in_executor(self._thread, self._load)
+        self._model = await in_daemon_thread(self._load)
         (probe,) = await self._batcher.encode(["the first text takes longest: let it be this one"])
         self.dimensions = len(probe)
         room = self.settings.rpc.max_message_size - ROOM_FOR_THE_REST
@@ -102,13 +103,13 @@ class EmbeddingsRack(Rack):
             "usage": {"inputs": len(texts)},
         }
 
-    # --- in the model's thread
+    # --- in other threads
 
     def _load(self) -> Any:
         try:
             import torch
             from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging as progress  # type: ignore[import-not-found,unused-ignore]
+            from transformers.utils import logging as progress
         except ImportError as error:
             raise errors.StartError(f"{error}; install the extra: {EXTRA}") from error
         if self.options.threads:
@@ -125,6 +126,22 @@ class EmbeddingsRack(Rack):
         vectors = self._model.encode(texts, batch_size=len(texts), show_progress_bar=False)
         plain: list[Vector] = vectors.tolist()
         return plain
+
+
+async def in_daemon_thread(work: Callable[[], Any]) -> Any:
+    """What `work()` returns or raises. Unlike an executor's, this thread never holds up the process's end:
+    a download or a load that takes minutes can be given up at once."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        done.set_running_or_notify_cancel()  # from here on, whoever gave up waiting is no error
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, name="load", daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 def find_model(model: str) -> tuple[str, bool]:
@@ -144,6 +161,6 @@ def find_model(model: str) -> tuple[str, bool]:
 
 def read_texts(input_data: Any) -> list[str]:
     """A text, a list of texts, or a map with either as `input`. Raises `BadRequest` with the field."""
-    body = input_data if isinstance(input_data, dict) else {"input": input_data}
-    found = contract.parse(Texts, body, what="inputData").input
+    given = input_data.get("input") if isinstance(input_data, dict) else input_data
+    found = contract.parse(Texts, {"input": given}, what="inputData").input
     return [found] if isinstance(found, str) else found

@@ -179,7 +179,7 @@ def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mappi
     settings = loaded.settings
     level = settings.log.level if settings.log.level != "auto" else ("debug" if settings.debug else "info")
     logging.configure(format=settings.log.format, level=level)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     rng = Random(SystemRandom().getrandbits(128))
     state = StateDir(arguments.state_dir or default_state_dir(environ))
     prefix = (
@@ -282,7 +282,7 @@ def _link_options(settings: Settings) -> LinkOptions:
     )
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft < wanted:

@@ -7,6 +7,7 @@ of requests are ignored, so that newer callers can talk to older workers.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -18,7 +19,8 @@ MAX_TAGS = 100
 MAX_LABELS = 100
 MAX_CONCURRENT = 1_000_000
 
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)"  # `$` alone lets a trailing newline pass
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=_ID)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
 Address = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
@@ -169,6 +171,8 @@ PAYLOAD_FIELDS: dict[str, tuple[str, str]] = {
 
 T = TypeVar("T")
 
+_MISSING = re.compile(r"Object missing required field `([^`]+)`")
+
 
 def parse(kind: type[T], body: Any, *, what: str = "request") -> T:
     """`body` (a decoded map) as `kind`; `BadRequest` names the field and what is allowed."""
@@ -177,6 +181,10 @@ def parse(kind: type[T], body: Any, *, what: str = "request") -> T:
     except (msgspec.ValidationError, RecursionError) as error:
         reason, _, path = str(error).partition(" - at `$")
         field = path.rstrip("`").lstrip(".")
+        missing = _MISSING.match(reason)
+        if missing:
+            field = f"{field}.{missing[1]}" if field else missing[1]
+            reason = "it is required"
         where = f"{what}: {field}: " if field else f"{what}: "
         raise BadRequest(where + reason, data={"field": field} if field else {}) from None
 

@@ -49,10 +49,11 @@ def refusal(
 
 
 def _unavailable(registry: ServiceRegistry, model: str, reason: str) -> NoWorkersAvailable:
-    seen = registry.seen(model)
+    seen, models = registry.seen(model), registry.some_models(NAMED)
+    served = f"served are {', '.join(models)}" if models else "no model is served now"
     return NoWorkersAvailable(
-        f"model {model}: {reason if seen else 'never seen here'}",
-        data={"model": model, "modelSeen": seen, "models": registry.some_models(NAMED)},
+        f"model {model}: {reason if seen else 'never seen here'}; {served}",
+        data={"model": model, "modelSeen": seen, "models": models},
         retry_after_ms=round(RETRY_S * 1000) if seen else None,
     )
 

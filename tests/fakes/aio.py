@@ -15,18 +15,24 @@ from typing import Any, Literal, TypeVar
 
 import uvloop
 
+from tests.fakes.virtual_time import VirtualLoop
 from wrk_base.rpc.link import Network
 
 T = TypeVar("T")
-LoopName = Literal["asyncio", "uvloop"]
+LoopName = Literal["asyncio", "uvloop", "virtual"]
 
 PATIENCE = 30.0  # seconds until a wait counts as a hang; no test takes nearly as long
+
+_LOOPS: dict[LoopName, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+    "virtual": VirtualLoop,
+}
 
 
 def run(coroutine: Coroutine[Any, Any, T], loop: LoopName = "asyncio", within: float = PATIENCE) -> T:
     """The coroutine's result. Raises for a hang, a task left over or an exception in a callback."""
-    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=_LOOPS[loop]) as runner:
         return runner.run(_watched(coroutine, within))
 
 

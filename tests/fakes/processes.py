@@ -34,6 +34,7 @@ from wrk_base.rpc.zmq_link import ZmqNetwork
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT = "import sys; from wrk_base.boot import main; sys.exit(main(sys.argv[1:]))"
+THIS_PYTHON = (sys.executable, "-c", BOOT)
 START_S = 60.0  # guards against a hang on a busy machine; nothing here is measured
 END_S = 20.0
 PAUSE_S = 0.01
@@ -156,7 +157,7 @@ def spawn_worker(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    command: Sequence[str] = (sys.executable, "-c", BOOT),
+    command: Sequence[str] = THIS_PYTHON,
 ) -> ProcessHandle:
     """Start a worker and do not wait for it; for starts that are meant to fail or to race."""
     rest = list(args)
@@ -186,10 +187,11 @@ def start_worker(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    command: Sequence[str] = THIS_PYTHON,
     timeout: float = START_S,
 ) -> ProcessHandle:
     """A worker that is ready for calls; `args` are those of `wrk worker`, `--wtype` among them."""
-    handle = spawn_worker(args, tmp_path, env=env, cwd=cwd)
+    handle = spawn_worker(args, tmp_path, env=env, cwd=cwd, command=command)
     try:
         handle.status = wait_until(lambda: _status_of(handle), timeout, "the start of a worker")
     except BaseException:
