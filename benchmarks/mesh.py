@@ -1,7 +1,7 @@
 """A mesh of real processes for benchmarks: started, awaited, ended.
 
-Every process gets a state directory of its own below one temporary directory, and no mDNS: the racks
-are given the orchestrator's address, so that a benchmark touches loopback and nothing else.
+Every process gets a state directory of its own below one temporary directory. Unless mDNS is what is
+measured, racks are given the orchestrator's address; either way nothing but loopback is touched.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ class Mesh:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.status: dict[str, dict[str, Any]] = {}
 
-    def start(self, wtype: str, rack: str, *flags: str) -> str:
+    def start(self, wtype: str, rack: str, *flags: str, mdns: bool = False) -> str:
         """Start a worker and wait for its status file; returns its endpoint."""
         state = self._folder / rack
         state.mkdir()
         command = [sys.executable, "-c", START, "--wtype", wtype, "--rack", rack, "--state-dir", str(state)]
-        quiet = ["--log.level", "error", "--discovery.mdns", "false", *flags]
+        quiet = ["--log.level", "error", *(() if mdns else ("--discovery.mdns", "false")), *flags]
         log = (self._folder / f"{rack}.log").open("wb")
         self.processes[rack] = process = subprocess.Popen(
             [*command, *quiet], cwd=ROOT, stderr=log, stdout=log
         )
-        return str(_await_status(process, state, self._folder / f"{rack}.log")["endpoint"])
+        self.status[rack] = _await_status(process, state, self._folder / f"{rack}.log")
+        return str(self.status[rack]["endpoint"])
 
     def stop(self) -> None:
         for process in self.processes.values():

@@ -39,6 +39,7 @@ from .status import StatusFile
 from .worker import Worker, WorkerContext
 
 GROUP = "wrk.workers"
+RACK_PREFIX = "wrk-rack-"
 DESCRIPTORS = 65_536  # two a link, two a caller; the soft limit of 1,024 ends at some 250 racks
 LOOPBACK = "127.0.0.1"
 
@@ -136,6 +137,15 @@ def _import_class(path: str) -> object:
         raise StartError(f"the module {module} has no class {name}") from None
 
 
+def _sections_of_racks() -> tuple[str, ...]:
+    """Sections of other types in a shared file are no mistake; a rack's section is named after its kind."""
+    return tuple(
+        entry.name.removeprefix(RACK_PREFIX)
+        for entry in entry_points(group=GROUP)
+        if entry.name.startswith(RACK_PREFIX)
+    )
+
+
 def load_settings(kind: type[Worker], arguments: Arguments, environ: Mapping[str, str]) -> Loaded:
     """Raises `SettingsError`."""
     return load(
@@ -145,6 +155,7 @@ def load_settings(kind: type[Worker], arguments: Arguments, environ: Mapping[str
         flags=arguments.flags,
         section=kind.section,
         section_type=kind.section_type,
+        known_sections=_sections_of_racks(),
     )
 
 

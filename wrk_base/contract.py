@@ -54,6 +54,7 @@ class Registration(Shape, frozen=True):
     capabilities: Capabilities = Capabilities()
     labels: Labels = {}
     weight: Weight | None = None
+    type: Text = ""
 
 
 class Registered(Shape, frozen=True):
@@ -161,6 +162,7 @@ class Info(Shape, frozen=True):
     weight: Weight | None = None
     name: Text = ""
     type: Text = ""
+    address: Text = ""
 
 
 PAYLOAD_FIELDS: dict[str, tuple[str, str]] = {

@@ -48,11 +48,12 @@ class Enrolment(PeerEvents):
         self._heard: dict[str, Found] = {}
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._registering: dict[str, asyncio.Task[Any]] = {}
+        self._closed = False
         self.registered: dict[str, str] = {}
 
     def hear(self, found: Found) -> None:
         """Discovery named an endpoint that may be an orchestrator."""
-        if found.role not in ("orchestrator", ""):
+        if self._closed or found.role not in ("orchestrator", ""):
             return
         known = found.endpoint in self._heard
         self._heard[found.endpoint] = found
@@ -66,6 +67,8 @@ class Enrolment(PeerEvents):
             self._later(found.endpoint, "forget", FORGET_SECONDS, self._forget_if_gone)
 
     def close(self) -> None:
+        """Register no more; what is registered stays so until `unregister`."""
+        self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -95,7 +98,7 @@ class Enrolment(PeerEvents):
 
     def _start_registering(self, peer: Peer) -> None:
         running = self._registering.get(peer.endpoint)
-        if running is None or running.done():
+        if not self._closed and (running is None or running.done()):
             self._registering[peer.endpoint] = self._spawn(self._register(peer), "register")
 
     async def _register(self, peer: Peer) -> None:
@@ -132,14 +135,18 @@ class Enrolment(PeerEvents):
             )
 
     def _forget_if_gone(self, endpoint: str) -> None:
-        if not self._peers.get(endpoint).ready:
-            self._heard.pop(endpoint, None)
-            self._peers.release(endpoint)
-            self._log.info("rack.orchestrator_forgotten", endpoint=endpoint)
+        if self._peers.get(endpoint).ready:
+            self._later(endpoint, "forget", FORGET_SECONDS, self._forget_if_gone)
+            return
+        for table in (self._heard, self._registering):
+            table.pop(endpoint, None)
+        self._peers.release(endpoint)
+        self._log.info("rack.orchestrator_forgotten", endpoint=endpoint)
 
     def _later(self, endpoint: str, what: str, seconds: float, action: Callable[[str], None]) -> None:
         self._cancel(endpoint, what)
-        self._timers[endpoint, what] = self._loop.call_later(seconds, action, endpoint)
+        if not self._closed:
+            self._timers[endpoint, what] = self._loop.call_later(seconds, action, endpoint)
 
     def _cancel(self, endpoint: str, what: str) -> None:
         timer = self._timers.pop((endpoint, what), None)

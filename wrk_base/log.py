@@ -55,7 +55,7 @@ def configure(*, format: str, level: str, stream: TextIO | None = None) -> None:
 def get_logger(**facts: str | int) -> FilteringBoundLogger:
     """A logger whose events all carry `facts`. Before `configure` it waits for its first use to be made."""
     logger: FilteringBoundLogger = structlog.get_logger(**facts)
-    # An event that is filtered out costs 0.1 us here and 0.6 us with the lazy logger.
+    # An event that is filtered out costs the lazy logger six times as much as a real one.
     return logger.bind() if structlog.is_configured() else logger
 
 
@@ -172,7 +172,8 @@ def _escape(character: str) -> str:
 def _renderers(stream: TextIO, pretty: bool) -> list[Any]:
     if not pretty:
         return [structlog.processors.format_exc_info, _json]
-    # plain_traceback: the default prints local variables, and with them payloads and keys.
+    # Not the console's own tracebacks: they print local variables, and with them payloads and keys.
+    # plain_traceback keeps structlog 25 from warning about that.
     console = structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
     )

@@ -136,9 +136,12 @@ class Rack(Worker):
         await self._enrolment.unregister(self.identity.worker_id, UNREGISTER_SECONDS)
 
     def _beat(self) -> None:
-        """Sign of life on every orchestrator's own link to this rack: the very path that requests take."""
+        """Sign of life on every orchestrator's own link to this rack: the very path that requests take.
+
+        Beside other traffic, too: of all answers only those of `runInference` that succeed carry the load.
+        """
         interval = self.settings.health.heartbeat_interval / 1000
-        self.server.tell((wire.PONG, 0, 0, {"load": self.load()}), ("orchestrator",), quiet_for=interval / 2)
+        self.server.tell((wire.PONG, 0, 0, {"load": self.load()}), ("orchestrator",), quiet_for=0.0)
         self._beat_timer = self._loop.call_later(interval, self._beat)
 
     def _has_caller(self, worker_id: str) -> bool:
@@ -154,4 +157,5 @@ class Rack(Worker):
             ),
             labels=offer.labels,
             weight=offer.weight,
+            type=self.context.wtype,
         )

@@ -72,7 +72,7 @@ class Key:
             value = bool(value)
         try:
             msgspec.convert(value, self.type)
-        except (ValueError, TypeError, RecursionError):
+        except msgspec.ValidationError:
             raise ValueError(f"must be {allowed(self.info)}") from None
         return value
 

@@ -95,7 +95,8 @@ class _Merge:
         own = list(keys_of(kind, (section,))) if kind else []
         if kind and section in Settings.__struct_encode_fields__:
             raise SettingsError(f"section {section}: the name is taken by a setting of every process")
-        self._section, self._kind, self._known = section, kind, frozenset(known) - {section}
+        self._section, self._kind = section, kind
+        self._known = frozenset(known) - {section}  # mistakes in the own one count
         self.keys = {key.path: key for key in (*keys_of(Settings), *own)}
         self._by_name = {_canonical(path): key for path, key in self.keys.items()}
         self._sections = {path[:end] for path in self.keys for end in range(1, len(path))}

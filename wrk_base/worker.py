@@ -33,7 +33,7 @@ from .rpc.link import Network
 from .rpc.peers import Peers
 from .rpc.server import Server
 
-CLOSE_SECONDS = 1.0  # for handlers that were cancelled to say so
+CLOSE_SECONDS = 1.0  # for handlers and tasks that were cancelled to end
 GOODBYE_LINGER_MS = 300  # for the last answers to leave
 
 
@@ -80,9 +80,10 @@ class Worker:
         self.endpoint = ""
         self.stopping = False
         self.lag = LoopLag()
-        self._started_at = 0
+        self._started_at = clock.wall_ms()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._start_task: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
         rpc = self.settings.rpc
         self.server = Server(
@@ -153,21 +154,32 @@ class Worker:
     # --- life
 
     async def start(self) -> None:
-        """Open, listen, announce. When it returns, `started` is set and calls are answered."""
+        """Open, listen, announce. When it returns, `started` is set and calls are answered.
+
+        Raises `StartError`, also when `stop` ends the start.
+        """
+        if self._start_task is not None or self._stop_task is not None:
+            raise errors.StartError("a worker starts once")
+        self._start_task = self._loop.create_task(self._start(), name="start")
         try:
-            await self.open()
-            self.endpoint = self.server.listen(self.context.network, self._listen_on())
-            self.lag.start()
-            self._started_at = clock.wall_ms()
-            await self.on_listening()
-            await self.context.discovery.start(self._advert(), self.on_found, self.on_gone)
+            await self._start_task
         except BaseException:
             await self.stop()
+            caller = asyncio.current_task()
+            if self._start_task.cancelled() and not (caller and caller.cancelling()):
+                raise errors.StartError("it was stopped before it had started") from None
             raise
         self.started.set()
         self.log.info(
             "worker.started", worker=self.identity.worker_id, role=self.role, endpoint=self.endpoint
         )
+
+    async def _start(self) -> None:
+        await self.open()
+        self.endpoint = self.server.listen(self.context.network, self._listen_on())
+        self.lag.start()
+        await self.on_listening()
+        await self.context.discovery.start(self._advert(), self.on_found, self.on_gone)
 
     async def on_listening(self) -> None:
         """The base classes' own start: the endpoint is known, discovery has not begun."""
@@ -191,13 +203,14 @@ class Worker:
 
     async def _stop(self) -> None:
         self.server.drain("it stops")
+        if self._start_task is not None and not self._start_task.done():
+            self._start_task.cancel()  # nothing is opened after it was closed
+            await asyncio.wait((self._start_task,))
         goodbye = self._loop.create_task(self.context.discovery.stop(), name="goodbye")
         await self.before_drain()
         await self._drain()
         await self.after_drain()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         await asyncio.gather(goodbye, return_exceptions=True)
         try:
             await self.close()
@@ -206,6 +219,7 @@ class Worker:
         self.lag.stop()
         self.peers.close(GOODBYE_LINGER_MS)
         self.server.close(GOODBYE_LINGER_MS)
+        await self._end_tasks()  # what links that came and went meanwhile have begun
         self.log.info("worker.stopped", worker=self.identity.worker_id)
 
     async def _drain(self) -> None:
@@ -221,6 +235,14 @@ class Worker:
                 await self.server.drained()
         except TimeoutError:
             self.log.error("worker.handlers_stuck", running=self.server.in_flight)
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            _, stuck = await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
+            for task in stuck:
+                self.log.error("worker.task_stuck", task=task.get_name())
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

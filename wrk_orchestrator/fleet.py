@@ -4,6 +4,9 @@ The shell around registry, health monitor and balancer: it dials who is heard or
 they offer, feeds health with what it sees, and carries out what the pure parts answer. Nothing else
 changes the registry or the routing limits. A rumour (mDNS) becomes an entry only after the rack itself
 answered on its link; a registration is listed at once and routable only after the dial-back.
+
+Invariant: who answers at an address is what its link's greeting said, never what somebody registered. All
+entries at one address are claims on one link, and become one entry when it is greeted.
 """
 
 from __future__ import annotations
@@ -36,16 +39,39 @@ LEAST_MISS_SECONDS = 0.1  # a caller's haste says nothing about a rack
 
 
 class RackLink(PeerEvents):
-    """One endpoint that is kept connected, and the entry (`worker_id`, "" while a rumour) behind it."""
+    """One endpoint that is kept connected.
 
-    __slots__ = ("diagnosed_at", "endpoint", "fleet", "peer", "since", "source", "up", "worker_id")
+    `claims` are the entries at this address, none while it is a rumour; `worker_id` is the one that was
+    shown to answer there, "" before.
+    """
 
-    def __init__(self, fleet: Fleet, endpoint: str, source: str, worker_id: str, since: float) -> None:
-        self.fleet, self.endpoint, self.source, self.worker_id = fleet, endpoint, source, worker_id
-        self.since = since
+    __slots__ = (
+        "claims",
+        "diagnosed_at",
+        "endpoint",
+        "fleet",
+        "leaving",
+        "peer",
+        "pull",
+        "since",
+        "source",
+        "up",
+        "worker_id",
+    )
+
+    def __init__(self, fleet: Fleet, endpoint: str, source: str, since: float) -> None:
+        self.fleet, self.endpoint, self.source, self.since = fleet, endpoint, source, since
+        self.claims: dict[str, None] = {}
+        self.worker_id = ""
         self.diagnosed_at = float("-inf")
-        self.up = False
+        self.up = self.leaving = False
         self.peer: Peer | None = None
+        self.pull: asyncio.Task[Any] | None = None
+
+    @property
+    def answers(self) -> PeerInfo | None:
+        """Who is there now."""
+        return self.peer.info if self.up and self.peer is not None else None
 
     def on_ready(self, peer: Peer) -> None:
         self.fleet.link_ready(self, peer)
@@ -58,6 +84,7 @@ class RackLink(PeerEvents):
             self.fleet.heard(self.worker_id, load)
 
     def on_goaway(self, peer: Peer, message: str) -> None:
+        self.leaving = True
         self.fleet.observe(self.worker_id, Observation.GOODBYE, message)
 
 
@@ -89,8 +116,11 @@ class Fleet:
 
     def hear(self, found: Found) -> None:
         """Discovery named an endpoint; dial it, to see who answers."""
-        if found.role in ("rack", "") and found.endpoint not in self._links:
-            self._open_link(found.endpoint, found.source, "")
+        if found.role not in ("rack", "") or found.endpoint in self._links:
+            return
+        link = self._link_of_instance(found.worker_id)
+        if link is None or link.answers is None or link.answers.epoch != found.epoch:
+            self._open_link(found.endpoint, found.source)
 
     def register(self, offer: contract.Registration, *, source: str, by: PeerInfo | None) -> WorkerRecord:
         """Enter a worker; `by` is the worker itself, None when somebody else registers it (manual).
@@ -100,7 +130,7 @@ class Fleet:
         """
         endpoint = _endpoint(offer.address)
         if by is not None:
-            self._check_identity(by.worker_id, endpoint)
+            endpoint = self._place_of(by, endpoint)
         record = WorkerRecord(
             worker_id=offer.worker_id,
             address=endpoint,
@@ -110,6 +140,7 @@ class Fleet:
             max_concurrent=offer.capabilities.capacity.max_concurrent,
             weight=offer.weight,
             name=by.name if by is not None else "",
+            type=offer.type,
             instance_id=by.worker_id if by is not None else "",
             epoch=by.epoch if by is not None else 0,
             source=source,
@@ -117,8 +148,9 @@ class Fleet:
             registered_at=clock.wall_ms(),
         )
         self._carry_out(self.registry.register(record, self._loop.time()))
-        held = self.registry.holder(offer.worker_id)
-        assert held is not None
+        held = self.registry.holder(offer.worker_id) or record
+        if held.worker_id not in self._link_of:  # there was no room for a link when it came
+            self._connect(held)
         return held
 
     def remove(self, worker_id: str, reason: str) -> None:
@@ -139,13 +171,28 @@ class Fleet:
         link = self._link_of.get(worker_id)
         return link.peer if link is not None else None
 
-    def _check_identity(self, instance_id: str, endpoint: str) -> None:
+    def _link_of_instance(self, instance_id: str) -> RackLink | None:
         holder = self.registry.holder(instance_id)
-        if holder is None or holder.manual or holder.address == endpoint:
-            return
-        peer = self.peer(holder.worker_id)
-        if peer is not None and peer.ready and self.health.state(holder.worker_id) == State.HEALTHY.value:
-            raise errors.PermissionDenied(f"identity {instance_id} is in use at {holder.address}")
+        return self._link_of.get(holder.worker_id) if holder is not None else None
+
+    def _place_of(self, who: PeerInfo, endpoint: str) -> str:
+        """Where this very process is linked already, else `endpoint`, which is where it says it is.
+
+        Raises `PermissionDenied` when another process is there, or has its identity.
+        """
+        there = self._links.get(endpoint)
+        if there is not None and there.answers is not None and there.answers.worker_id != who.worker_id:
+            raise errors.PermissionDenied(
+                f"{who.worker_id} is not at {endpoint}: {there.answers.worker_id} answers there"
+            )
+        holder, link = self.registry.holder(who.worker_id), self._link_of_instance(who.worker_id)
+        if holder is None or holder.manual or link is None or link.answers is None:
+            return endpoint
+        if link.answers.epoch == who.epoch:
+            return holder.address
+        if holder.address != endpoint and self.health.state(holder.worker_id) == State.HEALTHY.value:
+            raise errors.PermissionDenied(f"identity {who.worker_id} is in use at {holder.address}")
+        return endpoint
 
     # --- changes of the registry
 
@@ -163,34 +210,40 @@ class Fleet:
             elif isinstance(change, Updated):
                 self._act(self.health.update(worker.worker_id, worker.models, worker.max_concurrent))
                 if worker.address != change.before.address:
+                    # No work for it before it was dialled there.
+                    self.observe(worker.worker_id, Observation.CONNECTION_LOST, "it has moved")
                     self._disconnect(worker.worker_id)
                     self._connect(worker)
+                self._on_room(worker.models)
             elif isinstance(change, Left):
                 self._log.info("worker.left", worker=worker.worker_id, reason=change.reason)
                 self.health.remove(worker.worker_id)
                 self._disconnect(worker.worker_id)
 
     def _connect(self, worker: WorkerRecord) -> None:
-        link = self._links.get(worker.address)
+        link = self._links.get(worker.address) or self._open_link(worker.address, worker.source)
         if link is None:
-            link = self._open_link(worker.address, worker.source, worker.worker_id)
-        if link is None:
+            full = f"all links are taken: rpc.maxPeers = {self._max_links}"
+            self.observe(worker.worker_id, Observation.CANNOT_DIAL, full)
             return
-        link.worker_id = worker.worker_id
+        link.claims[worker.worker_id] = None
         self._link_of[worker.worker_id] = link
-        if link.peer is not None and link.peer.ready:
-            self.observe(worker.worker_id, Observation.LINK_UP)
+        if link.up and link.peer is not None:
+            self._settle(link, link.peer)
 
     def _disconnect(self, worker_id: str) -> None:
         link = self._link_of.pop(worker_id, None)
-        if link is not None and link.worker_id == worker_id:
+        if link is None:
+            return
+        link.claims.pop(worker_id, None)
+        if not link.claims:
             self._close_link(link)
 
-    def _open_link(self, endpoint: str, source: str, worker_id: str) -> RackLink | None:
+    def _open_link(self, endpoint: str, source: str) -> RackLink | None:
         if len(self._links) >= self._max_links:
             self._log.warning("fleet.full", links=len(self._links), endpoint=endpoint)
             return None
-        link = self._links[endpoint] = RackLink(self, endpoint, source, worker_id, self._loop.time())
+        link = self._links[endpoint] = RackLink(self, endpoint, source, self._loop.time())
         link.peer = self._peers.hold(endpoint, link)
         return link
 
@@ -202,35 +255,62 @@ class Fleet:
     # --- what links tell
 
     def link_ready(self, link: RackLink, peer: Peer) -> None:
-        assert peer.info is not None
-        if peer.info.role == "orchestrator":
-            self._log.debug("fleet.not_a_rack", endpoint=link.endpoint, worker=peer.info.worker_id)
-            self._close_link(link)
+        link.up, link.leaving = True, False
+        self._settle(link, peer)
+
+    def _settle(self, link: RackLink, peer: Peer) -> None:
+        """Who answers is known: the entries at this address become its own, or lose the link to it."""
+        info = peer.info
+        assert info is not None
+        if info.role == "orchestrator":
+            self._refuse_orchestrator(link)
             return
-        link.up = True
-        if link.worker_id:
-            self._carry_out(self.registry.bind_instance(link.worker_id, peer.info.worker_id, peer.info.epoch))
-        if link.worker_id:
-            self.observe(link.worker_id, Observation.LINK_UP)
-        self._spawn(self._pull(link, peer), "pull")
+        for worker_id in tuple(link.claims):
+            record = self.registry.get(worker_id)
+            if record is None or worker_id not in link.claims:
+                continue
+            if record.manual or record.instance_id in ("", info.worker_id):
+                self._carry_out(self.registry.bind_instance(worker_id, info.worker_id, info.epoch))
+            else:  # it was here before, and another process has its address now
+                del self._link_of[worker_id], link.claims[worker_id]
+        link.worker_id = next(iter(link.claims), "")
+        self.observe(link.worker_id, Observation.LINK_UP)
+        if peer.draining:
+            self.observe(link.worker_id, Observation.GOODBYE)
+        self._start_pull(link)
+
+    def _refuse_orchestrator(self, link: RackLink) -> None:
+        link.worker_id = ""
+        for worker_id in link.claims:
+            cause = f"{link.endpoint}: an orchestrator answers there, not a rack"
+            self.observe(worker_id, Observation.CANNOT_DIAL, cause)
+        if not link.claims:
+            self._log.debug("fleet.not_a_rack", endpoint=link.endpoint)
+            self._close_link(link)
 
     def link_down(self, link: RackLink, reason: str) -> None:
         now, was_up, link.up = self._loop.time(), link.up, False
-        if not link.worker_id:
+        if not link.claims:
             if now - link.since > RUMOUR_SECONDS and link.source != "static":
                 self._close_link(link)
-            return
-        if was_up:
+        elif was_up:
             self.observe(link.worker_id, Observation.CONNECTION_LOST, reason)
-            return
-        if now - link.diagnosed_at >= DIAGNOSE_EVERY_S:
+            self._let_go(link)
+        elif now - link.diagnosed_at >= DIAGNOSE_EVERY_S:
             link.diagnosed_at = now
             self._spawn(self._diagnose(link), "diagnose")
 
+    def _let_go(self, link: RackLink) -> None:
+        """Who said goodbye on its link and then left it is not waited for; the operator's entries stay."""
+        record = self.registry.get(link.worker_id)
+        if link.leaving and record is not None and not record.manual:
+            self._carry_out(self.registry.remove(record.worker_id, "it left"))
+
     async def _diagnose(self, link: RackLink) -> None:
         cause = await self._network.diagnose(link.endpoint)
-        if link.worker_id and not (link.peer is not None and link.peer.ready):
-            self.observe(link.worker_id, Observation.CANNOT_DIAL, f"{link.endpoint}: {cause}")
+        if not link.up:
+            for worker_id in tuple(link.claims):
+                self.observe(worker_id, Observation.CANNOT_DIAL, f"{link.endpoint}: {cause}")
 
     def heard(self, worker_id: str, load: dict[str, Any] | None) -> None:
         now = self._loop.time()
@@ -242,6 +322,12 @@ class Fleet:
             in_flight, capacity = facts.get("inFlight"), facts.get("maxConcurrent")
             if type(in_flight) is int and type(capacity) is int and in_flight >= 0 and capacity >= 0:
                 self.balancer.report_load(worker_id, in_flight, capacity, now)
+                self._tell_room(worker_id)
+
+    def _start_pull(self, link: RackLink) -> None:
+        """Ask what it offers, unless that is under way: a burst of refusals is one reason to ask."""
+        if link.up and link.peer is not None and (link.pull is None or link.pull.done()):
+            link.pull = self._spawn(self._pull(link, link.peer), "pull")
 
     async def _pull(self, link: RackLink, peer: Peer) -> None:
         """Ask the rack itself what it offers; a rumour becomes an entry by its answer."""
@@ -253,16 +339,18 @@ class Fleet:
             self._enter_pulled(link, peer.info, offer)
         except errors.WrkError as error:
             self._log.warning("fleet.pull_failed", endpoint=link.endpoint, reason=error.message)
-            if not link.worker_id:
-                self._close_link(link)
+        if not link.claims:  # it has nothing to offer, or is linked already by another address
+            self._close_link(link)
 
     def _enter_pulled(self, link: RackLink, info: PeerInfo, offer: contract.Info) -> None:
-        if not link.worker_id:
-            self._check_identity(info.worker_id, link.endpoint)
-        held = self.registry.get(link.worker_id) if link.worker_id else None
+        held = self.registry.get(link.worker_id)
+        if held is None:
+            address = self._place_of(info, link.endpoint)
+        else:  # to a manual entry it matters where the rack says that it is
+            address = _endpoint(offer.address) if held.manual and offer.address else link.endpoint
         record = WorkerRecord(
             worker_id=info.worker_id,
-            address=link.endpoint,
+            address=address,
             models=tuple(dict.fromkeys(offer.models)),
             tags=frozenset(offer.tags),
             labels=dict(offer.labels),
@@ -294,30 +382,32 @@ class Fleet:
 
     def note_outcome(self, worker_id: str, error: errors.WrkError | None, elapsed: float) -> None:
         """How a routed call ended, as far as it says something about the worker."""
-        if error is None:
-            self.observe(worker_id, Observation.CALL_OK)
-        elif isinstance(error, errors.DeadlineExceeded):
+        if isinstance(error, errors.DeadlineExceeded):
             if elapsed >= LEAST_MISS_SECONDS:
                 self.observe(worker_id, Observation.CALL_TIMED_OUT, error.message)
         elif isinstance(error, errors.Unavailable):
             if not error.not_started:
                 self.observe(worker_id, Observation.CALL_FAILED, error.message)
-        elif isinstance(error, errors.ModelNotAvailable):
-            self._pull_again(worker_id)
+        elif (
+            error is None or error.origin
+        ):  # an answer, also where it is a refusal or the handler's own error
+            self.observe(worker_id, Observation.CALL_OK)
+            link = self._link_of.get(worker_id)
+            if isinstance(error, errors.ModelNotAvailable) and link is not None:
+                self._start_pull(link)
 
-    def _pull_again(self, worker_id: str) -> None:
-        link = self._link_of.get(worker_id)
-        if link is not None and link.peer is not None and link.peer.ready:
-            self._spawn(self._pull(link, link.peer), "pull")
+    def _tell_room(self, worker_id: str) -> None:
+        record = self.registry.get(worker_id)
+        if record is not None:
+            self._on_room(record.models)
 
     def _act(self, changes: tuple[Change, ...]) -> None:
         for change in changes:
             link = self._link_of.get(change.worker_id)
             if isinstance(change, SetLimit):
                 self.balancer.set_limit(change.worker_id, change.limit)
-                record = self.registry.get(change.worker_id)
-                if change.limit and record is not None:
-                    self._on_room(record.models)
+                if change.limit:
+                    self._tell_room(change.worker_id)
             elif isinstance(change, Transition):
                 self._log.info(
                     "worker.state",
@@ -342,8 +432,8 @@ class Fleet:
             return
         try:
             answer = await call_with_body(peer, "getHealth", None, self._loop.time() + self._probe_timeout)
-        except errors.DeadlineExceeded:
-            self.observe(worker_id, Observation.PROBE_SLOW, "no answer to getHealth in time")
+        except (errors.DeadlineExceeded, errors.CapacityExceeded) as error:  # busy is not dead
+            self.observe(worker_id, Observation.PROBE_SLOW, f"getHealth: {error.message}")
         except errors.WrkError as error:
             self.observe(worker_id, Observation.PROBE_FAILED, error.message)
         else:

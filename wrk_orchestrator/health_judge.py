@@ -17,9 +17,9 @@ from .health_arithmetic import jittered
 from .health_changes import Change, CloseLink, Redial, Transition
 from .health_policy import HealthPolicy
 from .health_record import IN_SERVICE, ROUTABLE, HealthRecord
+from .health_self_doubt import SelfDoubt
 from .health_table import LINKED, Action, Observation, State, step
 from .quarantine_share import QuarantineShare
-from .self_doubt import SelfDoubt
 
 if TYPE_CHECKING:
     import random
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _PROBES = frozenset({Observation.PROBE_OK, Observation.PROBE_FAILED, Observation.PROBE_SLOW})
 _ANSWERS = frozenset({Observation.PROBE_OK, Observation.CALL_OK})
 _BLAME = _PROBES - _ANSWERS | {Observation.CALL_FAILED, Observation.CALL_TIMED_OUT}
+_HOLDS = frozenset({Observation.OPERATOR_DRAIN, Observation.OPERATOR_QUARANTINE})
+_RESUMES = frozenset({Observation.LINK_UP_IN_QUARANTINE, Observation.LINK_UP_ON_DRAIN})
 _LINK_ENDS = frozenset({Observation.CONNECTION_LOST, Observation.SILENCE})
 
 
@@ -78,7 +80,10 @@ class HealthJudge:
         grounds = record.note(seen, now, busy=busy)
         if grounds:
             self._convict(record, seen, grounds, now, changes)
-        self._move(record, self._variant(record, seen, now), now, changes, cause)
+        if seen in _HOLDS:
+            record.verdict = cause or seen.value
+        variant = self._variant(record, seen, now)
+        self._move(record, variant, now, changes, record.verdict if variant in _RESUMES else cause)
         if record.proven():
             record.acquit()
             self._move(record, Observation.PROVEN, now, changes)
@@ -118,9 +123,9 @@ class HealthJudge:
         if record.held or record.drained or record.sentenced(now):
             return
         if seen in _LINK_ENDS or record.state not in IN_SERVICE:
-            record.sentence(now)  # lost: outside the share, which is asked when it comes back
+            record.sentence(grounds, now)  # lost: outside the share, which is asked when it comes back
         elif self._share.allows(record.models, record.counted):
-            record.sentence(now)
+            record.sentence(grounds, now)
             self._move(record, Observation.CONDEMNED, now, changes, grounds)
         else:
             record.spare(grounds)
@@ -156,8 +161,8 @@ class HealthJudge:
         if row.next is not old:
             record.state, record.since, record.cause = row.next, now, cause or seen.value
             changes.append(Transition(record.worker_id, old, row.next, record.cause))
-        elif cause:
-            record.cause = cause
+        elif cause and (seen is Observation.CANNOT_DIAL or (seen in _HOLDS and old in LINKED)):
+            record.cause = cause  # what else is seen meanwhile must not hide why it is where it is
         for action in row.actions:
             match action:
                 case Action.PROBE_SOON:

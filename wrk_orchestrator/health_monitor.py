@@ -26,9 +26,9 @@ from .health_changes import Change, ProbeNow, SetLimit
 from .health_judge import HealthJudge
 from .health_policy import HealthPolicy
 from .health_record import ROUTABLE, HealthRecord
+from .health_self_doubt import SelfDoubt
 from .health_table import LINKED, REPORTED, IllegalMove, Observation, State
 from .quarantine_share import OUTSIDE, QuarantineShare
-from .self_doubt import SelfDoubt
 
 if TYPE_CHECKING:
     import random
@@ -97,8 +97,8 @@ class HealthMonitor:
     ) -> tuple[Change, ...]:
         """One of the `REPORTED` observations; raises `IllegalMove` for an inferred one.
 
-        `cause` is shown to people in place of a general word. `busy`, with PROBE_OK: calls of ours are
-        in flight there, so that these must prove the worker and the probe does not.
+        `cause` is shown to people where the observation moves the worker or says why it stays. `busy`,
+        with PROBE_OK: calls of ours are in flight there, so that these must prove it, not the probe.
         """
         if seen not in REPORTED:
             raise IllegalMove(f"{seen.value!r} is inferred, never reported")
@@ -121,7 +121,7 @@ class HealthMonitor:
         changes: list[Change] = []
         for record in self._records.values():
             if now - record.quiet_since > record.patience or now >= record.wake_at:
-                changes += self._attend(record, now, judging=pause is None)
+                changes += self._attend(record, now)
         return tuple(changes)
 
     # What is known of them.
@@ -174,20 +174,19 @@ class HealthMonitor:
             raise WorkerNotFound(f"no worker {worker_id!r} is watched") from None
 
     def _stand_still(self, pause: float, now: float) -> None:
-        """Takes our own pause out of every silence, and keeps the probes apart as they were."""
+        """Takes our own pause out of every silence, so that nobody is judged by it; probes stay apart."""
         for record in self._records.values():
             record.quiet_since = min(record.quiet_since + pause, now)
             record.next_probe += pause
 
-    def _attend(self, record: HealthRecord, now: float, *, judging: bool) -> tuple[Change, ...]:
+    def _attend(self, record: HealthRecord, now: float) -> tuple[Change, ...]:
         changes: list[Change] = []
         if self._sentence_is_over(record, now):
             self._judge.take(record, Observation.QUARANTINE_OVER, now, changes)
-        if judging:
-            self._judge.watch(record, now, changes)
-            if record.state in _PROBED and now >= record.next_probe:
-                self._judge.probe_sent(record, now)
-                changes.append(ProbeNow(record.worker_id))
+        self._judge.watch(record, now, changes)
+        if record.state in _PROBED and now >= record.next_probe:
+            self._judge.probe_sent(record, now)
+            changes.append(ProbeNow(record.worker_id))
         return self._settled(record, changes)
 
     def _sentence_is_over(self, record: HealthRecord, now: float) -> bool:

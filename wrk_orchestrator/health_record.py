@@ -62,6 +62,7 @@ class HealthRecord:
     leaving: bool = False  # draining by its own
     strikes: int = 0
     quarantine_until: float = -inf
+    verdict: str = ""  # why it is quarantined or held, told again when it returns from a loss
     on_probation: bool = False  # has been in quarantine and not proven itself since
     proofs: int = 0
 
@@ -189,13 +190,14 @@ class HealthRecord:
     def sentenced(self, now: float) -> bool:
         return now < self.quarantine_until
 
-    def sentence(self, now: float) -> None:
+    def sentence(self, grounds: str, now: float) -> None:
         """Opens a quarantine, twice as long as the last one unless there was a long calm between."""
         policy = self.policy
         calm = now - self.quarantine_until
         self.strikes = strikes_left(self.strikes, calm, policy.strike_forgiven_after) + 1
         length = quarantine_length(self.strikes, policy.quarantine_min, policy.quarantine_max)
         self.quarantine_until = now + length
+        self.verdict = grounds
         self.on_probation = True
         self.proofs = 0
         self.forget_failures()

@@ -186,8 +186,9 @@ TABLE: dict[tuple[State, Observation], Row] = {
             O.RELEASE_TO_PROBATION: Row(S.PROBATION, (A.PROBE_SOON,)),
             O.RELEASE_WHILE_LEAVING: Row(S.DRAINING),
         },
-        # A quarantine ends by time or by the operator's word, never by good behaviour.
-        ignored=(O.BEAT, *_PROBES, *_CALLS, O.CANNOT_DIAL, O.HOST_ANSWERS),
+        # A quarantine ends by time or by the operator's word, never by good behaviour. What condemned
+        # the worker, if only by being one change too many, is itself observed after the verdict.
+        ignored=(O.BEAT, O.BEAT_MISSED, *_PROBES, *_CALLS, O.CANNOT_DIAL, O.HOST_ANSWERS),
     ),
     **_rows(
         S.PROBATION,

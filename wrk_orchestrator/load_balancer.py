@@ -44,7 +44,8 @@ class Lease:
         candidate = self._candidate
         if candidate is not None:
             candidate.count(ok, elapsed_s)
-            self._latencies.observe(candidate, ok, elapsed_s, now)
+            if candidate.record is self.worker:  # else it left, or may not serve the model any more
+                self._latencies.observe(candidate, ok, elapsed_s, now)
             self.release()
 
     def release(self) -> None:

@@ -185,17 +185,22 @@ class OrchestratorWorker(Worker):
             record = self.registry.holder(worker_id)
             if record is None or record.manual:  # what an operator registered stays listed
                 return {"success": True}
+            if record.epoch > request.peer.epoch:  # a late word of an earlier start
+                return {"success": True}
         return self.unregister(worker_id)
 
     def _register_rack(self, body: Any, request: Request) -> dict[str, Any]:
         rack = contract.parse(contract.RegisterRack, body, what="registration")
         info = rack.info
-        offer = contract.Registration(rack.id, info.address, info.capabilities, info.labels, info.weight)
+        offer = contract.Registration(
+            rack.id, info.address, info.capabilities, info.labels, info.weight, rack.type
+        )
         return self.register(contract.as_body(offer), source="rpc", by=request.peer)
 
     def _forget_racks(self, body: Any) -> dict[str, Any]:
         wanted = contract.parse(contract.ForgetRacks, body)
-        ids = [record.worker_id for record in self.registry.all()] if wanted.all else wanted.ids
+        records = self.registry.all() if wanted.all else [self.fleet.entry(rack_id) for rack_id in wanted.ids]
+        ids = dict.fromkeys(record.worker_id for record in records)
         for worker_id in ids:
             self.unregister(worker_id)
         return {"success": True, "forgotten": len(ids)}
@@ -302,7 +307,7 @@ class OrchestratorWorker(Worker):
         components: dict[str, dict[str, Any]] = {
             "registry": {"healthy": True, "workers": len(self.registry)},
             "loadBalancer": {"healthy": True, "strategy": self.settings.load_balancing_strategy},
-            "healthMonitor": {"healthy": True, **self.health_monitor.aggregate()},
+            "healthMonitor": {"healthy": True, "workers": self.health_monitor.aggregate()},
             "rpc": {"healthy": bool(self.endpoint), "endpoint": self.endpoint},
             "eventLoop": {"healthy": not lagging, "lagMs": round(self.lag.last * 1000, 1)},
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from wrk_base.contract import Requirements
@@ -32,7 +33,7 @@ Key: TypeAlias = str | tuple[str, frozenset[str], frozenset[tuple[str, str]], in
 class Pool:
     """The workers that meet one want: `matching` are registered, `routable` of them are in service."""
 
-    __slots__ = ("latencies", "matching", "routable", "strategy", "unmet", "want")
+    __slots__ = ("latencies", "matching", "routable", "strategy", "want")
 
     def __init__(self, want: Want, strategy: Strategy, latencies: Latencies) -> None:
         self.want = want
@@ -40,22 +41,19 @@ class Pool:
         self.latencies = latencies
         self.matching = 0
         self.routable = 0
-        self.unmet: list[str] | None = None  # requirements that nobody meets, once somebody has looked
 
     def fill(self, candidates: list[Candidate]) -> None:
         self.matching = len(candidates)
-        self.routable = sum(candidate.limit > 0 for candidate in candidates)
+        self.routable = sum([candidate.limit > 0 for candidate in candidates])
         self.strategy.fill(candidates)
 
     def add(self, candidate: Candidate) -> None:
-        self.unmet = None
         if self.want.met_by(candidate.record):
             self.matching += 1
             self.routable += candidate.limit > 0
             self.strategy.add(candidate)
 
     def discard(self, candidate: Candidate) -> None:
-        self.unmet = None
         if self.want.met_by(candidate.record):
             self.matching -= 1
             self.routable -= candidate.limit > 0
@@ -86,6 +84,12 @@ class Pools:
         self._pools: OrderedDict[Key, Pool] = OrderedDict()  # least recently used first
         self._models: dict[str, Model] = {}
 
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(self._pools.values())
+
     def find(self, model: str, requirements: Requirements | None) -> Pool | None:
         """The pool for a request; None when no registered worker serves the model."""
         key = _key(model, requirements)
@@ -115,6 +119,7 @@ class Pools:
         for pool in self._pools_of(candidate.record):
             pool.discard(candidate)
         self._forget(candidate, set(candidate.record.models))
+        candidate.replace(replace(candidate.record, models=()))  # what its last calls find when they end
 
     def set_limit(self, candidate: Candidate, limit: int) -> None:
         change = (limit > 0) - (candidate.limit > 0)

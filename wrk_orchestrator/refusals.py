@@ -1,7 +1,7 @@
 """Why no worker was picked: the error that fits, with what exists in its `data`.
 
 Refusing must stay cheap, because it happens most when there is most to do: it reads counts that the
-pools keep, and what takes a search is searched once per change of the model's workers.
+pools keep, and asks the index about a bounded number of requirements.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def refusal(
     if pool is None or plain is None or not plain.routable:
         return _unavailable(registry, model, "no worker serves it now")
     if not pool.matching:
-        return _mismatch(registry, pool)
+        return _mismatch(registry, pool.want)
     if not pool.routable:
         return _unavailable(registry, model, "those that meet the requirements are out of service")
     left = pool.routable - sum(
@@ -58,13 +58,10 @@ def _unavailable(registry: ServiceRegistry, model: str, reason: str) -> NoWorker
     )
 
 
-def _mismatch(registry: ServiceRegistry, pool: Pool) -> NoWorkersMatch:
-    model = pool.want.model
-    if pool.unmet is None:
-        parts = islice(_parts(pool.want), NAMED)
-        pool.unmet = [name for name, part in parts if not registry.anybody(part)]
-    reason = f"nobody has {', '.join(pool.unmet)}" if pool.unmet else "nobody has all that is required"
-    return NoWorkersMatch(f"model {model}: {reason}", data={"model": model, "unmet": pool.unmet})
+def _mismatch(registry: ServiceRegistry, want: Want) -> NoWorkersMatch:
+    unmet = [name for name, part in islice(_parts(want), NAMED) if not registry.anybody(part)]
+    reason = f"nobody has {', '.join(unmet)}" if unmet else "nobody has all that is required"
+    return NoWorkersMatch(f"model {want.model}: {reason}", data={"model": want.model, "unmet": unmet})
 
 
 def _parts(want: Want) -> Iterator[tuple[str, Want]]:

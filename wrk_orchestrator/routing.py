@@ -18,7 +18,8 @@ from .admission import Admission
 from .load_balancer import Lease, LoadBalancer
 from .retry_budget import RetryBudget
 
-MODELS_WITH_A_BUDGET = 1024  # callers choose the names; beyond it the oldest budget starts anew
+MODELS_WITH_A_BUDGET = 1024  # beyond it the oldest budget starts anew
+A_MOMENT = 0.05  # seconds; a caller's CANCEL comes that much before its deadline here, by rounding and jitter
 
 
 class Links(Protocol):
@@ -60,20 +61,26 @@ class Router:
     ) -> Reply:
         """The answer of some worker, with `workerId`, `routedAt` and `attempts` in its head."""
         tried: list[str] = []
-        self._budget(head.model_id).note_request(self._loop.time())
         last: errors.WrkError | None = None
         while True:
             lease = await self._lease(head, tried, deadline, last)
+            if last is None:  # not before: callers make up names, and none but served models get a budget
+                self._budget(head.model_id).note_request(self._loop.time())
             tried.append(lease.worker.worker_id)
             try:
                 return await self._attempt(lease, wire_head, payload, content_type, deadline, len(tried))
             except errors.WrkError as error:
+                again = self._may_try_again(error, head, len(tried), deadline)
+                # An attempt that never started does not take back one that may have.
+                error.not_started = error.not_started and (last is None or last.not_started)
                 last = error
-                if not self._may_try_again(error, head, len(tried)):
+                if not again:
                     self.counters["failed"] += 1
                     error.data = {**error.data, "attempts": len(tried), "workers": list(tried)}
                     raise
                 self.counters["retried"] += 1
+            finally:
+                self._admission.wake(lease.worker.models)
 
     def find(self, want: contract.FindWorker) -> str:
         """The id of the worker that a request would get now; the caller then talks to it directly."""
@@ -87,6 +94,7 @@ class Router:
         try:
             return await self._admission.admit(
                 head.model_id,
+                (requirements, tried),
                 lambda: self._balancer.pick(head.model_id, requirements, tried, self._loop.time()),
                 deadline,
             )
@@ -118,9 +126,11 @@ class Router:
                     "runInference", payload, deadline=deadline, head=head, content_type=content_type
                 )
             except errors.WrkError as error:
-                now = self._loop.time()
-                lease.done(ok=False, now=now, elapsed_s=now - started)
-                self._links.note_outcome(worker_id, error, now - started)
+                self._note_failure(lease, error, started)
+                raise
+            except asyncio.CancelledError:
+                if self._loop.time() >= deadline - A_MOMENT:  # its caller waited in vain, to the end
+                    self._note_failure(lease, errors.DeadlineExceeded(), started)
                 raise
             now = self._loop.time()
             lease.done(ok=True, now=now, elapsed_s=now - started)
@@ -135,8 +145,15 @@ class Router:
         reply.extras = None
         return reply
 
-    def _may_try_again(self, error: errors.WrkError, head: contract.InferenceHead, attempts: int) -> bool:
-        if attempts >= self._attempts_allowed:
+    def _note_failure(self, lease: Lease, error: errors.WrkError, started: float) -> None:
+        now = self._loop.time()
+        lease.done(ok=False, now=now, elapsed_s=now - started)
+        self._links.note_outcome(lease.worker.worker_id, error, now - started)
+
+    def _may_try_again(
+        self, error: errors.WrkError, head: contract.InferenceHead, attempts: int, deadline: float
+    ) -> bool:
+        if attempts >= self._attempts_allowed or self._loop.time() >= deadline:
             return False
         lost = isinstance(error, errors.Unavailable) and head.options.repeatable
         if not (error.not_started or lost) or isinstance(error, errors.DeadlineExceeded | errors.BadRequest):

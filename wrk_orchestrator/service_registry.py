@@ -11,21 +11,20 @@ operator's word (a manual registration) neither expires nor yields to what a rac
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from math import inf
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from wrk_base.errors import CapacityExceeded
 
+from .fact_index import Fact, FactIndex
 from .records import Change, Changes, Joined, Left, Updated, Want, WorkerRecord
 
 MAX_GONE_MODELS = 10_000  # passers-by could name models for ever; the longest gone is forgotten (3 MB)
 
-K = TypeVar("K")
 Row: TypeAlias = dict[str, WorkerRecord]
-Index: TypeAlias = dict[K, Row]
 NOBODY: Row = {}
 
 
@@ -36,9 +35,8 @@ class ServiceRegistry:
         self._lease_s = lease_s
         self._cap = max_workers_per_model
         self._workers: Row = {}
-        self._by_model: Index[str] = {}
-        self._by_tag: Index[str] = {}
-        self._by_label: Index[tuple[str, str]] = {}
+        self._by_model: dict[str, Row] = {}
+        self._facts = FactIndex()
         self._by_instance: dict[str, str] = {}
         self._leases: OrderedDict[str, float] = OrderedDict()  # of one length: the first ends first
         self._said: Row = {}  # manual entry -> the operator's own words
@@ -129,29 +127,12 @@ class ServiceRegistry:
         return self._leases.get(worker_id, inf)
 
     def matching(self, want: Want) -> list[str]:
-        """The ids of all workers that meet `want`; the shortest index leads, so rare tags are quick."""
-        shortest, *others = self._rows(want)
-        found: Iterable[str] = shortest
-        for row in others:
-            if len(row) < len(self._workers):
-                found = [worker_id for worker_id in found if worker_id in row]
-        if want.min_capacity <= 1:  # everybody takes one
-            return list(found)
-        return [worker_id for worker_id in found if shortest[worker_id].max_concurrent >= want.min_capacity]
+        """The ids of all workers that meet `want`, in a reproducible order."""
+        return self._facts.all(want.min_capacity, _facts((want.model,), want.tags, want.labels))
 
     def anybody(self, want: Want) -> bool:
         """Whether any worker meets `want`."""
-        shortest, *others = self._rows(want)
-        return any(
-            worker.max_concurrent >= want.min_capacity and all(worker_id in row for row in others)
-            for worker_id, worker in shortest.items()
-        )
-
-    def _rows(self, want: Want) -> list[Row]:
-        rows = [self._by_model.get(want.model, NOBODY)]
-        rows += [self._by_tag.get(tag, NOBODY) for tag in want.tags]
-        rows += [self._by_label.get(pair, NOBODY) for pair in want.labels]
-        return sorted(rows, key=len)
+        return self._facts.any(want.min_capacity, _facts((want.model,), want.tags, want.labels))
 
     # One instance, one entry.
 
@@ -253,20 +234,24 @@ class ServiceRegistry:
 
     def _index(self, record: WorkerRecord) -> None:
         self._workers[record.worker_id] = record
-        _add(self._by_model, record.models, record)
-        _add(self._by_tag, record.tags, record)
-        _add(self._by_label, record.labels.items(), record)
+        facts = _facts(record.models, record.tags, record.labels.items())
+        self._facts.enter(record.worker_id, record.max_concurrent, facts)
         if record.instance_id:
             self._by_instance[record.instance_id] = record.worker_id
         for model in record.models:
+            self._by_model.setdefault(model, {})[record.worker_id] = record
             self._gone.pop(model, None)
 
     def _unindex(self, record: WorkerRecord) -> None:
         del self._workers[record.worker_id]
-        _drop(self._by_model, record.models, record)
-        _drop(self._by_tag, record.tags, record)
-        _drop(self._by_label, record.labels.items(), record)
+        facts = _facts(record.models, record.tags, record.labels.items())
+        self._facts.leave(record.worker_id, record.max_concurrent, facts)
         self._by_instance.pop(record.instance_id, None)
+        for model in set(record.models):
+            row = self._by_model[model]
+            del row[record.worker_id]
+            if not row:
+                del self._by_model[model]
 
     def _remember(self, models: Iterable[str]) -> None:
         for model in models:
@@ -285,15 +270,10 @@ def _same_instance_as(record: WorkerRecord) -> str:
     return f"same instance as {record.worker_id}"
 
 
-def _add(index: Index[K], keys: Iterable[K], record: WorkerRecord) -> None:
-    for key in keys:
-        index.setdefault(key, {})[record.worker_id] = record
-
-
-def _drop(index: Index[K], keys: Iterable[K], record: WorkerRecord) -> None:
-    for key in keys:
-        row = index.get(key)
-        if row is not None:  # None: the model was listed twice
-            row.pop(record.worker_id, None)
-            if not row:
-                del index[key]
+def _facts(models: Iterable[str], tags: Iterable[str], labels: Iterable[tuple[str, str]]) -> Iterator[Fact]:
+    for model in models:
+        yield ("model", model)
+    for tag in tags:
+        yield ("tag", tag)
+    for key, value in labels:
+        yield ("label", key, value)

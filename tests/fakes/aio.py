@@ -52,7 +52,7 @@ async def _watched(coroutine: Coroutine[Any, Any, T], within: float) -> T:
 async def eventually(holds: Callable[[], object], within: float = PATIENCE) -> None:
     """Returns once `holds()` is true; for what gives no event of its own."""
     async with asyncio.timeout(within):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.001)
 
 

@@ -193,7 +193,8 @@ class House:
             stranger.link.close()
         for server in self.servers:
             server.cancel_all()
-            await server.drained()
+            async with asyncio.timeout(5.0):
+                await server.drained()
             server.close()
         for impostor in self.impostors:
             impostor.listener.close()
@@ -201,7 +202,7 @@ class House:
 
     def serve(self, endpoint: str = ANY_PORT, *, epoch: int = EPOCH, **limits: int) -> Server:
         """A server with an `echo`; its endpoint becomes the house's."""
-        server = Server(Identity("server-1", epoch, "rack"), log=self.log, **limits)  # type: ignore[arg-type]
+        server = Server(Identity("server-1", epoch, "rack"), log=self.log, **limits)
         server.respond("echo", lambda body: body)
         self.endpoint = server.listen(self.network, endpoint)
         self.servers.append(server)

@@ -132,6 +132,18 @@ def response(*records: bytes) -> bytes:
     return struct.pack("!6H", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
 
 
+def announcement(advert: Advert) -> list[bytes]:
+    """The records of a worker that exists on the wire only."""
+    label = advert.label.encode()
+    text = [key.encode() + b"=" + value for key, value in advert.to_txt().items()]
+    return [
+        pointer(label),
+        record((label, *TYPE), SRV, struct.pack("!3H", 0, 0, advert.port) + dns_name(label, b"local")),
+        record((label, *TYPE), TXT, b"".join(bytes([len(entry)]) + entry for entry in text)),
+        record((label, b"local"), A, socket.inet_aton(advert.host)),
+    ]
+
+
 @contextmanager
 def wire() -> Iterator[socket.socket]:
     """A socket of the multicast group on loopback: hears everybody, and forges what it likes."""
@@ -176,6 +188,21 @@ def test_a_worker_is_found_by_those_who_listen_and_by_those_who_come_later() -> 
             assert await late.next_report() == ("found", finding(advert))
             assert early.discovery.known() == late.discovery.known() == [finding(advert)]
             assert announcer.discovery.known() == []
+
+    run(story)
+
+
+def test_a_worker_announces_itself_without_asking_whether_it_may() -> None:
+    """Probing for a conflict of names would cost 1.2 s, and ours cannot meet."""
+
+    async def story() -> None:
+        mesh = mesh_name()
+        advert = rack(mesh)
+        with wire() as ear:
+            async with member(mesh) as listener, member(mesh, advert):
+                assert await listener.next_report() == ("found", finding(advert))
+                about_it = [packet for packet in packets(ear) if advert.label.encode() in packet]
+                assert about_it[0][2] & 0x80, "the first that was heard is a question"
 
     run(story)
 
@@ -275,12 +302,13 @@ def test_a_worker_that_was_killed_stays_known_until_its_next_start() -> None:
 def test_a_sweep_asks_again_and_mends_a_forged_goodbye() -> None:
     async def story() -> None:
         mesh = mesh_name()
-        victim, other = rack(mesh, "victim"), rack(mesh, "other")
+        victim, other = rack(mesh, "Victim"), rack(mesh, "other")
         async with member(mesh) as listener, member(mesh, victim), member(mesh, other):
             assert await listener.next_report() == ("found", finding(victim))
             assert await listener.next_report() == ("found", finding(other))
             with wire() as forger:
-                forger.sendto(response(pointer(victim.label.encode(), ttl=0)), GROUP)
+                in_small_letters = victim.label.lower().encode()
+                forger.sendto(response(pointer(in_small_letters, ttl=0)), GROUP)
                 assert await listener.next_report() == ("gone", finding(victim))
 
                 listener.seconds_later()
@@ -292,8 +320,22 @@ def test_a_sweep_asks_again_and_mends_a_forged_goodbye() -> None:
                 questions = [packet for packet in packets(forger) if not packet[2] & 0x80]
                 ours = [packet for packet in questions if other.label.encode() in packet]
                 assert len(ours) == 1
-                assert victim.label.encode() not in ours[0]
+                assert in_small_letters not in ours[0].lower()
             assert await listener.next_report() == ("found", finding(victim))
+
+    run(story)
+
+
+def test_a_crowd_that_arrives_at_once_is_found_to_the_last() -> None:
+    async def story() -> None:
+        mesh = mesh_name()
+        crowd = [rack(mesh, f"w{number}", port=4000 + number) for number in range(90)]
+        async with member(mesh) as listener:
+            with wire() as forger:
+                for some in (crowd[:30], crowd[30:60], crowd[60:]):
+                    forger.sendto(response(*(entry for one in some for entry in announcement(one))), GROUP)
+            reports = [await listener.next_report() for _ in crowd]
+            assert reports == [("found", finding(advert)) for advert in crowd]
 
     run(story)
 
@@ -302,22 +344,14 @@ def test_what_strangers_forge_is_counted_and_nobody_is_missed() -> None:
     async def story() -> None:
         mesh = mesh_name()
         friend = rack(mesh, "friend")
-        bad = (b"no-txt-of-ours", *TYPE)
-        host = (b"stranger", b"local")
         async with member(mesh) as listener:
             with wire() as forger:
                 for label in (b"\xff" * 63, b"a\x01b", b".", b"pointer-to-nothing"):
                     forger.sendto(response(pointer(label)), GROUP)
                 forger.sendto(response(record(TYPE, PTR, dns_name(b"x", b"_http", b"_tcp", b"local"))), GROUP)
-                forger.sendto(
-                    response(
-                        pointer(bad[0]),
-                        record(bad, SRV, struct.pack("!3H", 0, 0, 77) + dns_name(*host)),
-                        record(bad, TXT, b"\xffabc"),
-                        record(host, A, socket.inet_aton(HOST)),
-                    ),
-                    GROUP,
-                )
+                service, address, _, host = announcement(rack(mesh, "no-text-of-ours"))
+                text = record((rack(mesh, "no-text-of-ours").label.encode(), *TYPE), TXT, b"\xffabc")
+                forger.sendto(response(service, address, text, host), GROUP)
                 for length in range(40):
                     forger.sendto(random.randbytes(length), GROUP)
             async with member(mesh, friend):

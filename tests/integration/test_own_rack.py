@@ -17,7 +17,6 @@ from tests.fakes.processes import ROOT, ProcessHandle, client, spawn_worker, sta
 from wrk_base import errors
 
 RACK = """\
-# shout.py
 import asyncio
 
 from wrk_base.contract import Description
@@ -60,7 +59,7 @@ def ask(rack: ProcessHandle, method: str, body: Any = None) -> Any:
 
 
 def test_it_takes_fifteen_lines_and_readme_shows_them() -> None:
-    assert len([line for line in RACK.splitlines() if line]) <= 15
+    assert len(RACK.splitlines()) <= 15
     assert RACK in (ROOT / "README.md").read_text()
 
 
@@ -112,7 +111,7 @@ def test_it_stops_when_told_and_takes_its_status_file_along(folder: Path, tmp_pa
 def test_a_misspelt_name_ends_the_start_with_one_line(
     folder: Path, tmp_path: Path, wtype: str, reason: str
 ) -> None:
-    process = spawn_worker(["--wtype", wtype], tmp_path, cwd=folder)
-    assert process.wait() == 1
-    (line,) = process.log().splitlines()
-    assert reason in line
+    with spawn_worker(["--wtype", wtype], tmp_path, cwd=folder) as process:
+        assert process.wait() == 1
+        (line,) = process.log().splitlines()
+        assert reason in line

@@ -587,9 +587,9 @@ def test_sections_of_other_classes_are_passed_over_only_when_they_are_known(tmp_
     write(tmp_path, "common.json", {"sim": 5})
     assert "no such setting" in refusal(files=tmp_path, known_sections=("sim",))
     write(tmp_path, "common.json", {"sim": {"latncy": 1}})
-    assert "no such setting" in refusal(
-        files=tmp_path, section="sim", section_type=OwnSettings, known_sections=("sim",)
-    )
+    own: dict[str, Any] = {"section": "sim", "section_type": OwnSettings, "known_sections": ("sim",)}
+    assert "no such setting" in refusal(files=tmp_path, **own)
+    assert "no such setting" in refusal(environ, **own)
 
 
 def test_a_class_cannot_take_the_name_of_a_common_section() -> None:

@@ -26,7 +26,14 @@ from wrk_orchestrator.health_arithmetic import (
 
 @pytest.mark.parametrize(
     ("interval", "silence", "expected"),
-    [(1.0, 3.5, 2.25), (2.0, 3.5, 3.5), (0.0, 3.5, 0.0), (4.0, 9.0, 9.0), (4.0, 9.5, 9.0), (1e9, inf, 2.25e9)],
+    [
+        (1.0, 3.5, 2.25),
+        (2.0, 3.5, 3.5),
+        (0.0, 3.5, 0.0),
+        (4.0, 9.0, 9.0),
+        (4.0, 9.5, 9.0),
+        (1e9, inf, 2.25e9),
+    ],
 )
 def test_a_worker_is_suspect_two_beats_and_a_little_later_but_never_after_it_is_gone(
     interval: float, silence: float, expected: float
@@ -152,8 +159,10 @@ def test_nothing_is_forgiven_when_forgiving_takes_no_time_at_all() -> None:
 
 @pytest.mark.parametrize(
     ("successes", "full", "limit"),
-    [(-1, 8, 1), (0, 8, 1), (1, 8, 2), (2, 8, 4), (3, 8, 8), (4, 8, 8), (2, 3, 3), (0, 1, 1), (0, 0, 0)]
-    + [(10**9, 1_000_000, 1_000_000)],
+    [
+        *((-1, 8, 1), (0, 8, 1), (1, 8, 2), (2, 8, 4), (3, 8, 8), (4, 8, 8)),
+        *((2, 3, 3), (0, 1, 1), (0, 0, 0), (10**9, 1_000_000, 1_000_000)),
+    ],
 )
 def test_a_slow_start_doubles_with_each_success(successes: int, full: int, limit: int) -> None:
     assert slow_start_limit(successes, full) == limit

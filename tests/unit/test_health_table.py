@@ -30,7 +30,7 @@ INFERRED_WHERE = {
     O.LINK_UP_IN_QUARANTINE: {S.JOINING, S.UNREACHABLE, S.GONE, S.QUARANTINED, S.DRAINING},
     O.LINK_UP_ON_DRAIN: {S.JOINING, S.UNREACHABLE, S.GONE, S.DRAINING},
     O.BEAT_ON_PROBATION: {S.SUSPECT, S.STALLED},
-    O.BEAT_MISSED: {S.HEALTHY, S.PROBATION},
+    O.BEAT_MISSED: {S.HEALTHY, S.PROBATION, S.QUARANTINED},
     O.SILENCE: set(LINKED),
     O.LOST_IN_OWN_PAUSE: set(S),
     O.CONDEMNED: {S.HEALTHY, S.SUSPECT, S.STALLED, S.PROBATION},
@@ -54,7 +54,7 @@ def is_legal(state: State, observation: Observation) -> bool:
 
 
 @pytest.mark.parametrize(("state", "observation"), PAIRS)
-def test_each_pair_is_a_row_or_an_illegal_move_with_both_names(state: State, observation: Observation) -> None:
+def test_each_pair_is_a_row_or_raises_with_both_names(state: State, observation: Observation) -> None:
     if is_legal(state, observation):
         assert step(state, observation) is TABLE[state, observation]
     else:

@@ -88,6 +88,15 @@ def test_a_restarted_peer_replaces_what_its_crash_left_behind() -> None:
     assert [found.epoch for found in ear.hearsay.known()] == [8]
 
 
+def test_a_second_claim_to_one_start_of_a_worker_is_not_believed() -> None:
+    ear = Ear()
+    ear.hear(RACK)
+
+    ear.hear(dataclasses.replace(RACK, host="192.0.2.66"), name="forged")
+
+    assert ear.told == [("found", FOUND)]
+
+
 def test_another_mesh_is_counted_always_and_named_once() -> None:
     ear = Ear()
 

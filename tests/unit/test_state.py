@@ -108,6 +108,7 @@ def test_a_second_process_of_one_name_is_told_who_runs_and_what_to_do(tmp_path: 
 
 
 def test_a_killed_process_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "wrk-rack-sim-r1.lock").write_text("1234567890123\n")
     with holder(tmp_path) as first:
         first.kill()
         first.communicate()

@@ -123,6 +123,9 @@ def test_what_was_put_survives_a_process_that_ends_without_closing(path: Path) -
     reader = Store(path)
     assert [record.id for record in reader.all("worker")] == ["w1"]
     reader.close()
+    backup = sqlite3.connect(path)
+    assert backup.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    backup.close()
     store.close()
 
 

@@ -45,7 +45,6 @@ DRAIN_BUDGET = 32  # names read in one go, some 50 us each, so that the loop ser
 MAX_ASKING = 256  # incomplete names waiting to be asked for; a flood of more is left to the next sweep
 ASKING_AT_ONCE = 8
 ASK_TIMEOUT_MS = 3000
-GOODBYE_SECONDS = 0.3  # three goodbyes take 0.25
 TYPE_PTR, CLASS_IN = 12, 1  # RFC 1035
 QUIET_UP_TO = 256  # answers known up to which the library lets one asker a second speak for all
 
@@ -75,7 +74,6 @@ class MdnsDiscovery:
         self._advert: Advert | None = None
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
-        self._service: ServiceInfo | None = None
         self._announcing: asyncio.Future[None] | None = None
         self._pending: dict[str, ServiceStateChange] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -105,8 +103,7 @@ class MdnsDiscovery:
             core, SERVICE_TYPE, handlers=[self._note_change], question_type=DNSQuestionType.QM
         )
         if advert is not None:
-            self._service = _service(advert)
-            announcing = await opened.async_register_service(self._service, cooperating_responders=True)
+            announcing = await opened.async_register_service(_service(advert), cooperating_responders=True)
             self._announcing = asyncio.ensure_future(announcing)
 
     async def stop(self) -> None:
@@ -121,9 +118,9 @@ class MdnsDiscovery:
             if self._browser is not None:
                 await self._browser.async_cancel()
             await self._end_tasks()
-            await self._say_goodbye(opened)
+            await opened.async_unregister_all_services()  # three goodbyes within 0.25 s
         finally:
-            self._browser = self._service = self._announcing = None
+            self._browser = self._announcing = None
             self._pending.clear()
             await opened.async_close()
 
@@ -135,15 +132,6 @@ class MdnsDiscovery:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _say_goodbye(self, opened: AsyncZeroconf) -> None:
-        if self._service is None:
-            return
-        goodbyes = await opened.async_unregister_service(self._service)
-        try:
-            await asyncio.wait_for(goodbyes, GOODBYE_SECONDS)
-        except TimeoutError:
-            pass  # the first has left; a lost one costs a peer one failed dial
 
     def known(self) -> list[Found]:
         return self._hearsay.known()

@@ -97,7 +97,7 @@ class Peer:
         self._keep = keep
         self._loop = asyncio.get_running_loop()
         self._table: CallTable[int, Call] = CallTable()
-        self._waiting: list[Call] = []
+        self._waiting: dict[int, Call] = {}
         self._outbox = Outbox(limits.max_message, self._cannot_travel)
         self._flush_due = False
         self._next_id = 0
@@ -134,7 +134,7 @@ class Peer:
         content_type: int = wire.MSGPACK,
         extras: dict[str, Any] | None = None,
     ) -> Call:
-        """A call as a future. Who gives it up must say so with `give_up`, as `call` does."""
+        """A call as a future. Cancelling that alone tells the peer nothing: `call` does it."""
         if self.closed or self.draining:
             raise errors.Unavailable(
                 f"{self.endpoint} is {'closed' if self.closed else 'draining'}", not_started=True
@@ -206,7 +206,7 @@ class Peer:
         if call.sent and self.ready:
             self._say((wire.CANCEL, 0, call.id))
         else:
-            self._waiting = [waiting for waiting in self._waiting if waiting is not call]
+            self._waiting.pop(call.id, None)
 
     def _say(self, envelope: wire.Envelope) -> None:
         self._outbox.add(envelope)
@@ -283,15 +283,15 @@ class Peer:
         self._timer("redial", self._loop.time() + pause, self._connect)
 
     def _wait(self, call: Call) -> None:
-        self._waiting.append(call)
+        self._waiting[call.id] = call
         if "connect" not in self._timers:
             self._timer("connect", self._loop.time() + self._limits.connect_timeout, self._stop_waiting)
         self.dial()
 
     def _stop_waiting(self) -> None:
         self._timers.pop("connect", None)
-        waiting, self._waiting = self._waiting, []
-        for call in waiting:
+        waiting, self._waiting = self._waiting, {}
+        for call in waiting.values():
             self._table.discard(call.id)
             _fail(call, errors.Unavailable(f"cannot reach {self.endpoint}: {self.reason}", not_started=True))
 
@@ -355,17 +355,20 @@ class Peer:
             _fail(call, error)
 
     def _greeted(self, facts: dict[str, Any]) -> None:
+        if self._link is None:
+            return  # it was given up for something that stood before this in the same message
         try:
             self.info = read_greeting(facts)
         except BadGreeting as error:
             self.drop(str(error))
             return
+        self._outbox.max_message = self.info.longest(self._limits.max_message)
         self._cancel_timer("greeting")
         self._cancel_timer("connect")
         self._attempt, self.ready, self.reason = 0, True, ""
         self.last_used = self._loop.time()
-        waiting, self._waiting = self._waiting, []
-        for call in waiting:
+        waiting, self._waiting = self._waiting, {}
+        for call in waiting.values():
             self._enqueue(call)
         self._events.on_ready(self)
 

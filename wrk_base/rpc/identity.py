@@ -41,6 +41,10 @@ class PeerInfo:
     name: str = ""
     limits: dict[str, int] = field(default_factory=dict)
 
+    def longest(self, own: int) -> int:
+        """Bytes of the longest message that both sides take; nobody may say less than a greeting needs."""
+        return max(min(own, self.limits.get("maxMessage", own)), wire.MAX_GREETING)
+
 
 class BadGreeting(ValueError):
     """A greeting that names no usable identity, or no version in common."""

@@ -16,12 +16,12 @@ COALESCE_BYTES = 256 * 1024  # above it, coalescing gains nothing and one messag
 class Outbox:
     """Envelopes of one peer, in order. `on_oversize` is told of an envelope that cannot travel."""
 
-    __slots__ = ("_bytes", "_envelopes", "_max_message", "_on_oversize")
+    __slots__ = ("_bytes", "_envelopes", "_on_oversize", "max_message")
 
     def __init__(self, max_message: int, on_oversize: Callable[[wire.Envelope, str], None]) -> None:
         self._envelopes: list[wire.Envelope] = []
         self._bytes = 0
-        self._max_message = max_message
+        self.max_message = max_message
         self._on_oversize = on_oversize
 
     def __len__(self) -> int:
@@ -44,10 +44,10 @@ class Outbox:
     def _cut(self, envelopes: list[wire.Envelope], now_ms: int) -> list[bytes]:
         try:
             message = wire.encode(envelopes, now_ms)
-            problem = f"{len(message)} bytes exceed the limit of {self._max_message} bytes a message"
-            if len(message) <= self._max_message:
+            problem = f"{len(message)} bytes exceed the limit of {self.max_message} bytes a message"
+            if len(message) <= self.max_message:
                 return [message]
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except Exception as error:  # a value may be any object, and fail in its own way
             problem = f"it holds what msgpack cannot carry: {error}"
         if len(envelopes) == 1:
             self._on_oversize(envelopes[0], problem)

@@ -36,6 +36,7 @@ class Peers:
         self._held: dict[str, Peer] = {}
         self._borrowed: dict[str, Peer] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
         self.evictions = 0
 
     def __len__(self) -> int:
@@ -58,6 +59,8 @@ class Peers:
         """The peer to call: the held one, or a borrowed one that goes when idle."""
         peer = self._held.get(endpoint) or self._borrowed.get(endpoint)
         if peer is None:
+            if self._closed:  # a socket made now would never be closed, and its context never end
+                raise errors.Unavailable("this process stops and calls nobody any more", not_started=True)
             self._make_room()
             peer = self._borrowed[endpoint] = self._make(endpoint, None, keep=False)
             peer.last_used = self._loop.time()
@@ -69,7 +72,10 @@ class Peers:
 
         Raises `WrkError`: what the handler raised, or `Unavailable`, `DeadlineExceeded`, `BadRequest`.
         """
-        return await call_with_body(self.get(endpoint), method, body, self._loop.time() + timeout)
+        if not timeout > 0:  # a NaN, too
+            raise errors.DeadlineExceeded("no time is left to ask", not_started=True)
+        deadline = self._loop.time() + min(timeout, wire.MAX_REMAINING_MS / 1000)
+        return await call_with_body(self.get(endpoint), method, body, deadline)
 
     def stats(self) -> dict[str, Any]:
         """As the consolidated status shows it."""
@@ -87,6 +93,7 @@ class Peers:
         }
 
     def close(self, linger_ms: int = 0) -> None:
+        self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -142,6 +149,10 @@ async def call_with_body(peer: Peer, method: str, body: Any, deadline: float) ->
     if fields is not None and isinstance(body, dict):
         head = {key: value for key, value in body.items() if key != fields[0]}
         body = body.get(fields[0])
+        if not wire.readable(head):
+            raise errors.BadRequest(
+                f"the fields of {method} must be plain data with text as keys", not_started=True
+            )
     try:
         payload = wire.pack_body(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -9,6 +9,7 @@ epoch, or whose deadline passed while it lay in buffers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,10 +24,11 @@ from .identity import BadGreeting, Identity, PeerInfo, read_greeting
 from .link import Listener, Network
 from .outbox import Outbox
 
-INLINE_SECONDS = 0.001  # what an inline handler may take before it is logged: it holds up everybody
+INLINE_SECONDS = 0.0015  # an inline handler that holds up everybody for longer is logged; uvloop's clock
+# ticks in whole milliseconds, so one tick says nothing and two say that it took more than one
 DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until ROUTER surely knows of it
-MUTED_AFTER = 100  # malformed messages from one peer; after them it is thrown out of the tables
-
+MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
+FAREWELL = 1  # id of the PING whose PONG says that a caller has read everything before it
 
 OnOversize = Callable[["Caller", wire.Envelope, str], None]
 
@@ -52,6 +54,7 @@ class Request:
 
     __slots__ = (
         "arrived",
+        "begun",
         "caller",
         "content_type",
         "deadline",
@@ -82,6 +85,7 @@ class Request:
         self.head, self.content_type, self.payload, self.extras = head, content_type, payload, extras
         self.reply_extras: dict[str, Any] | None = None
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
         self.verdict: errors.WrkError | None = None
 
     @property
@@ -130,6 +134,8 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+        self._unheard: set[bytes] = set()
+        self._heard = asyncio.Event()
 
     # --- what the owner does
 
@@ -148,19 +154,34 @@ class Server:
     def tell(self, envelope: wire.Envelope, roles: Iterable[str], quiet_for: float) -> None:
         """Send a beat to every caller of these roles that heard nothing for `quiet_for` seconds."""
         before = self._loop.time() - quiet_for
-        for caller in self.callers.values():
+        for caller in list(self.callers.values()):
             if caller.info is not None and caller.info.role in roles and caller.said_at <= before:
                 self._say(caller, envelope)
 
     def drain(self, reason: str) -> None:
         """Refuse new requests as not-started and tell every caller which of its own still run."""
         self.draining = reason
-        for caller in self.callers.values():
+        for caller in list(self.callers.values()):
             self._say(caller, (wire.GOAWAY, 0, caller.last_id, reason))
 
     async def drained(self) -> None:
         """Returns when no handler runs."""
         await self._empty.wait()
+
+    async def heard(self, within: float) -> None:
+        """Returns when every caller has read all that was said to it, after `within` seconds at the latest.
+
+        To be awaited before `close`: ZeroMQ throws away what has arrived but was not read yet when its
+        connection ends, whatever the linger.
+        """
+        self._unheard = {caller.routing_id for caller in self.callers.values() if caller.info is not None}
+        for routing_id in tuple(self._unheard):
+            self._say(self.callers[routing_id], (wire.PING, 0, FAREWELL, None))
+        if self._unheard:
+            self._heard.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await self._heard.wait()
 
     def cancel_all(self) -> None:
         """Cancel what still runs; each is answered when it has stopped."""
@@ -181,8 +202,8 @@ class Server:
 
     def on_message(self, routing_id: bytes, message: bytes) -> None:
         caller = self.callers.get(routing_id)
-        if caller is None and len(message) > wire.MAX_GREETING:
-            self._malformed(None)
+        if len(message) > wire.MAX_GREETING and (caller is None or caller.info is None):
+            self._malformed(caller)
             return
         try:
             sent_ms, envelopes = wire.decode(message)
@@ -225,8 +246,8 @@ class Server:
         self.counters["malformed"] += 1
         if caller is not None:
             caller.malformed += 1
-            if caller.malformed == MUTED_AFTER:
-                self._log.warning("rpc.caller_muted", caller=_name(caller), malformed=caller.malformed)
+            if caller.malformed == MALFORMED_LOGGED:
+                self._log.warning("rpc.caller_malformed", caller=_name(caller), malformed=caller.malformed)
 
     def _refuse_message(self, caller: Caller | None, routing_id: bytes, error: wire.BadMessage) -> None:
         self._malformed(caller)
@@ -245,6 +266,8 @@ class Server:
                 self._cancel(request, errors.Cancelled(origin=self.identity.worker_id))
         elif kind == wire.PING:
             self._say(caller, (wire.PONG, 0, envelope[2], None))
+        elif kind == wire.PONG and envelope[2] == FAREWELL:
+            self._hears(caller.routing_id)
         elif kind == wire.BYE:
             self._lose(caller.routing_id)
 
@@ -255,6 +278,7 @@ class Server:
             self.counters["rejected"] += 1
             self._say(caller, (wire.REJECT, 0, 0, str(error)))
             return
+        caller.outbox.max_message = caller.info.longest(self._max_message)
         limits = {"maxMessage": self._max_message, "maxInFlight": self._max_in_flight}
         self._say(caller, (wire.HELLO_OK, 0, 0, self.identity.greeting(limits)))
         if self.draining:
@@ -270,10 +294,10 @@ class Server:
             why = "greet first" if caller.info is None else "it was meant for another start of this worker"
             self._say(caller, (wire.REJECT, 0, request_id, why))
             return
-        if request_id in caller.open:
-            self._malformed(caller)
+        if request_id <= caller.last_id:
+            self._malformed(caller)  # ids rise: this one was here before, and runs once
             return
-        caller.last_id = max(caller.last_id, request_id)
+        caller.last_id = request_id
         refusal = self._refusal(method, flags)
         if refusal is not None:
             self._say(caller, self._error(request_id, refusal))
@@ -299,15 +323,20 @@ class Server:
             return errors.BadRequest("streams and chunked bodies are not offered here", not_started=True)
         if self.draining:
             return errors.Unavailable(f"{self.identity.worker_id} drains: {self.draining}", not_started=True)
-        if len(self._running) >= self._max_in_flight:
-            text = f"{self._max_in_flight} requests run here already"
-            return errors.CapacityExceeded(text, not_started=True, retry_after_ms=1000)
         return None
 
     def _start(self, request: Request, now: float) -> float:
         """Run a plain handler, or give a coroutine its task; returns the time afterwards."""
         handler = request.handler
+        if request.deadline <= now:
+            self.counters["deadlineDrops"] += 1
+            self._turn_away(request, errors.DeadlineExceeded("the deadline passed before it could run"))
+            return now
         if handler.is_async:
+            if len(self._running) >= self._max_in_flight:
+                full = f"{self._max_in_flight} requests run here already"
+                self._turn_away(request, errors.CapacityExceeded(full, retry_after_ms=1000))
+                return now
             handler.stats.in_flight += 1
             self._empty.clear()
             if self._running.add(id(request), request):
@@ -321,8 +350,8 @@ class Server:
         stats.processing_time += finished - now
         if finished - now > INLINE_SECONDS:
             self._overran(stats, handler.method, finished - now)
-        del request.caller.open[request.id]
-        self._say(request.caller, answer, _size(answer))
+        if request.caller.open.pop(request.id, None) is not None:
+            self._say(request.caller, answer, _size(answer))
         return finished
 
     def _run_inline(self, request: Request) -> wire.Envelope:
@@ -334,10 +363,17 @@ class Server:
             return self._answer(
                 request, handler.function(body, request) if handler.wants_request else handler.function(body)
             )
+        except asyncio.CancelledError:  # of a future that it looked at: no reason to end the drain
+            return self._failure(request, errors.Cancelled("the handler was cancelled"))
         except Exception as error:
             return self._failure(request, error)
 
     async def _run_task(self, request: Request) -> None:
+        request.begun = True
+        if request.verdict is not None:  # it was stopped before this first step
+            request.verdict.not_started = True
+            self._finish(request, self._failure(request, request.verdict))
+            return
         handler = request.handler
         try:
             argument = request if handler.raw else request.body()
@@ -372,6 +408,8 @@ class Server:
         if fields is not None and isinstance(result, dict) and fields[1] in result:
             head = {key: value for key, value in result.items() if key != fields[1]}
             result = result[fields[1]]
+            if not wire.readable(head):
+                raise errors.Internal(f"{request.handler.method} returned fields that cannot be encoded")
         content_type = request.content_type
         try:
             payload = wire.pack_body(result, content_type)
@@ -394,6 +432,7 @@ class Server:
         return self._error(request.id, known)
 
     def _error(self, request_id: int, error: errors.WrkError) -> wire.Envelope:
+        data = error.data if error.data and wire.readable(error.data) else None
         return (
             wire.ERROR,
             0,
@@ -402,20 +441,25 @@ class Server:
             error.name,
             error.message,
             error.retryable,
-            error.retry_after_ms,
+            None if error.retry_after_ms is None else round(error.retry_after_ms),
             error.origin or self.identity.worker_id,
             error.not_started,
-            error.data or None,
+            data,
         )
 
     def _cancel(self, request: Request, verdict: errors.WrkError) -> None:
         """Stop a request; it is answered when its handler has really stopped."""
         request.verdict = request.verdict or verdict
-        if request.task is not None:
-            request.task.cancel()
-        elif request.caller.open.pop(request.id, None) is not None:
-            verdict.not_started = True
-            self._say(request.caller, self._error(request.id, verdict))
+        if request.task is None:
+            self._turn_away(request, verdict)
+        else:
+            _stop(request)
+
+    def _turn_away(self, request: Request, refusal: errors.WrkError) -> None:
+        """Answer a request whose handler never ran."""
+        refusal.not_started = True
+        if request.caller.open.pop(request.id, None) is not None:
+            self._say(request.caller, self._error(request.id, refusal))
 
     def _overran(self, stats: MethodStats, method: str, seconds: float) -> None:
         stats.overruns += 1
@@ -466,7 +510,7 @@ class Server:
     def _cannot_travel(self, caller: Caller, envelope: wire.Envelope, problem: str) -> None:
         """An answer that does not fit is replaced by one that says so."""
         self._log.error("rpc.answer_cannot_travel", problem=problem)
-        if envelope[0] == wire.REPLY:
+        if envelope[0] in (wire.REPLY, wire.ERROR):
             sorry = errors.Internal(f"the answer cannot be sent: {problem}")
             self._say(caller, self._error(envelope[2], sorry))
 
@@ -487,6 +531,7 @@ class Server:
 
     def _lose(self, routing_id: bytes) -> None:
         caller = self.callers.pop(routing_id, None)
+        self._hears(routing_id)
         if self._listener is not None:
             self._listener.forget(routing_id)
         if caller is None:
@@ -496,8 +541,19 @@ class Server:
         open_requests, caller.open = list(caller.open.values()), {}
         for request in open_requests:
             request.verdict = errors.Cancelled("the caller is gone")
-            if request.task is not None:
-                request.task.cancel()
+            _stop(request)
+
+    def _hears(self, routing_id: bytes) -> None:
+        self._unheard.discard(routing_id)
+        if not self._unheard:
+            self._heard.set()
+
+
+def _stop(request: Request) -> None:
+    """Stop a handler. One that has not begun sees its verdict in its first step: asyncio would never
+    enter the body of a task that is cancelled before, and so it could not finish itself."""
+    if request.task is not None and request.begun:
+        request.task.cancel()
 
 
 def _size(envelope: wire.Envelope) -> int:

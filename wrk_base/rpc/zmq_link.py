@@ -66,7 +66,10 @@ class ZmqNetwork:
         return ZmqListener(self, endpoint, events)
 
     def dial(self, endpoint: str, events: LinkEvents) -> Link:
-        return ZmqLink(self, endpoint, events)
+        try:
+            return ZmqLink(self, endpoint, events)
+        except zmq.ZMQError as error:
+            return _NoLink(self, events, f"no socket could be made for it: {error.strerror}")
 
     async def diagnose(self, endpoint: str) -> str:
         return await _diagnose(endpoint)
@@ -120,13 +123,14 @@ class _Driven(ABC):
         self._due = False
         if not self._open:
             return
-        self._inside = True
+        self._inside = more = True
         try:
             more = self._pass()
         finally:
+            # Also when an owner's callback raised: what lies behind its message gives no new signal.
             self._inside = False
-        if more and self._open:
-            self._look()
+            if more and self._open:
+                self._look()
 
     @abstractmethod
     def _pass(self) -> bool:
@@ -163,6 +167,7 @@ class ZmqListener(_Driven):
         self._events = events
         self._fd_of: dict[bytes, int] = {}
         self._ids_of: defaultdict[int, set[bytes]] = defaultdict(set)
+        self._lost_fds: list[int] = []
         self._monitor = _Monitor(network.loop, sock, zmq.EVENT_DISCONNECTED, self._on_disconnected)
         self._attach()
 
@@ -171,8 +176,8 @@ class ZmqListener(_Driven):
             self._send(routing_id, _SNDMORE | _DONTWAIT)
             self._send(message, _DONTWAIT)
         except zmq.ZMQError as error:
-            if error.errno in (errno.EHOSTUNREACH, zmq.EAGAIN):
-                return False
+            if error.errno in (errno.EHOSTUNREACH, zmq.EAGAIN, zmq.ENOTSOCK):
+                return False  # gone, or this listener is closed
             raise
         if not self._inside and self._get(_EVENTS) & _POLLIN:
             self._look()
@@ -196,15 +201,19 @@ class ZmqListener(_Driven):
         until, budget = now() + DRAIN_SECONDS, DRAIN_MESSAGES
         if self._discarding and not self._discard():
             return True
-        while get(_EVENTS) & _POLLIN:
+        while self._open and get(_EVENTS) & _POLLIN:
             if not budget or now() > until:
                 break
             budget -= 1
             self._receive_one()
             if self._discarding:
                 break
-        self._events.on_drained()
-        return self._open and bool(get(_EVENTS) & _POLLIN)
+        if self._open:
+            self._events.on_drained()
+        if not self._open:
+            return False
+        more = bool(get(_EVENTS) & _POLLIN)
+        return more if more or not self._lost_fds else self._doubt_again()
 
     def _receive_one(self) -> None:
         routing_id = self._recv(_DONTWAIT)
@@ -214,8 +223,8 @@ class ZmqListener(_Driven):
         known = routing_id in self._fd_of
         message = self._recv(_DONTWAIT) if known else self._receive_first(routing_id)
         if self._get(_RCVMORE):
-            self._events.on_malformed()
             self._discard()
+            self._events.on_malformed()
         else:
             self._events.on_message(routing_id, message)
 
@@ -229,6 +238,18 @@ class ZmqListener(_Driven):
         return frame.bytes
 
     def _on_disconnected(self, event: int, fd: int) -> None:
+        # A peer that left at once may not have been read yet: it is looked for again when all was read.
+        self._lost_fds.append(fd)
+        self._doubt(fd)
+        self._look()
+
+    def _doubt_again(self) -> bool:
+        lost, self._lost_fds = self._lost_fds, []
+        for fd in lost:
+            self._doubt(fd)
+        return True  # an owner in doubt sends, and after a send EVENTS must be read
+
+    def _doubt(self, fd: int) -> None:
         # The number may already belong to a newer connection, so the ids of it are only in doubt.
         for routing_id in tuple(self._ids_of.get(fd, ())):
             self._events.on_doubt(routing_id)
@@ -245,7 +266,12 @@ class ZmqLink(_Driven):
         super().__init__(network, sock)
         self._events = events
         self._up = False
-        self._monitor: _Monitor | None = _Monitor(network.loop, sock, _DIAL_EVENTS, self._on_dial_event)
+        self._monitor: _Monitor | None = None
+        try:
+            self._monitor = _Monitor(network.loop, sock, _DIAL_EVENTS, self._on_dial_event)
+        except zmq.ZMQError:
+            sock.close(0)
+            raise
         try:
             if "[" in endpoint:
                 sock.setsockopt(zmq.IPV6, 1)
@@ -256,7 +282,7 @@ class ZmqLink(_Driven):
         self._attach()
 
     def send(self, message: bytes) -> bool:
-        if not self._open:
+        if not self._up:
             return False
         try:
             self._send(message, _DONTWAIT)
@@ -268,6 +294,7 @@ class ZmqLink(_Driven):
         return True
 
     def close(self, linger_ms: int = 0) -> None:
+        self._up = False
         self._drop_monitor()
         self._shut(linger_ms)
 
@@ -312,7 +339,6 @@ class ZmqLink(_Driven):
 
     def _on_dial_event(self, event: int, value: int) -> None:
         if not self._up:
-            # The link may have come up and been lost in one step: look before believing the monitor.
             self._lost(_DIAL_REASONS.get(event, "nothing accepts connections there"))
 
     def _lost(self, reason: str) -> None:
@@ -324,6 +350,19 @@ class ZmqLink(_Driven):
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
+
+
+class _NoLink:
+    """A dial for which no descriptor was left: it fails like any other, and may be tried again."""
+
+    def __init__(self, network: ZmqNetwork, events: LinkEvents, reason: str) -> None:
+        self._telling = network.loop.call_soon(events.on_down, reason)
+
+    def send(self, message: bytes) -> bool:
+        return False
+
+    def close(self, linger_ms: int = 0) -> None:
+        self._telling.cancel()
 
 
 _DIAL_REASONS = {
@@ -369,7 +408,7 @@ def _bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
     try:
         if "[" in endpoint:
             sock.setsockopt(zmq.IPV6, 1)
-        sock.bind(endpoint.replace(":0", ":*") if endpoint.endswith(":0") else endpoint)
+        sock.bind(endpoint.removesuffix("0") + "*" if endpoint.endswith(":0") else endpoint)
     except zmq.ZMQError as error:
         sock.close(0)
         if error.errno == errno.EADDRINUSE:

@@ -60,7 +60,7 @@ class Deck(Strategy):
         return None
 
     def _fill(self, candidates: list[Candidate]) -> None:
-        self._cards = list(candidates)
+        self._cards = candidates
         self._at = {candidate: at for at, candidate in enumerate(candidates)}
 
     def _insert(self, candidate: Candidate) -> None:

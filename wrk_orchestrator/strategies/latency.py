@@ -9,8 +9,6 @@ everything within a millisecond would otherwise attract all the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..candidate import Candidate
 
 LEAST, MOST = 0.01, 100.0  # times typical speed: beyond that a worker would hardly be measured again
@@ -73,20 +71,11 @@ class Latencies:
 
     def speed(self, candidate: Candidate) -> float:
         """How many times as fast as a typical worker; 1 while unknown."""
-        return self.speeds((candidate,))[0]
-
-    def speeds(self, candidates: Sequence[Candidate]) -> list[float]:
-        """`speed` of many at once: filling a pool with 10,000 has no time for 10,000 calls."""
-        if self.typical is None:
-            return [1.0] * len(candidates)
-        typical, known = self.typical.mean, self._known
-        speeds = [
-            1.0 if (latency := known.get(candidate)) is None else typical / latency.mean
-            for candidate in candidates
-        ]
-        return [
-            speed if LEAST < speed < MOST else LEAST if speed < 1 else MOST for speed in speeds
-        ]
+        known = self._known.get(candidate)
+        if known is None or self.typical is None:
+            return 1.0
+        speed = self.typical.mean / known.mean
+        return speed if LEAST < speed < MOST else LEAST if speed < 1 else MOST
 
     def peak(self, candidate: Candidate, now: float) -> float:
         """Seconds to expect at worst; a worker nobody has tried is taken for typical."""

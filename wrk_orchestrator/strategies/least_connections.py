@@ -32,6 +32,7 @@ class LeastConnections(Strategy):
         self._place: dict[Candidate, int] = {}
 
     def choose(self, exclude: Collection[str], now: float) -> Candidate | None:
+        self._sweep()
         chosen = None
         passed: list[int] = []
         while chosen is None and self._loads:
@@ -66,16 +67,22 @@ class LeastConnections(Strategy):
     def relieved(self, candidate: Candidate) -> None:
         if self._place.get(candidate, candidate.load + 1) > candidate.load:
             super().relieved(candidate)
+            self._sweep()
 
     def _fill(self, candidates: list[Candidate]) -> None:
-        for candidate in sorted(candidates, key=longest_waiting_first):
-            self._insert(candidate)
+        line = sorted(candidates, key=longest_waiting_first)
+        idle = [candidate for candidate in line if not candidate.load]
+        self._rows[0] = OrderedDict.fromkeys(idle)
+        self._loads.append(0)
+        self._place = dict.fromkeys(idle, 0)
+        for candidate in line:
+            if candidate.load:
+                self._insert(candidate)
 
     def _insert(self, candidate: Candidate) -> None:
         self._remove(candidate)
         load = candidate.load
         if load not in self._rows:
-            self._sweep()
             self._rows[load] = OrderedDict()
             heappush(self._loads, load)
         self._rows[load][candidate] = None

@@ -2,15 +2,14 @@
 
 Each pick puts a worker's next turn 1/weight later on the pool's own clock, and the earliest turn is
 next. A weight set by hand holds; others are learnt as measured service rate: slots times speed, in
-units of one slot of typical speed. First turns are random, so that orchestrators do not move in step
-and even a pool that serves one request only keeps the proportions.
+units of one slot of typical speed. Workers start at a random point of their wait, so that neither they
+nor several orchestrators move in step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from heapq import heapify, heappop, heappush, heapreplace
-from math import log
 from typing import TYPE_CHECKING
 
 from ..candidate import Candidate
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 LEAST_WEIGHT = 1e-6  # keeps 1/weight far from infinity, which would stop the pool's clock for good
 SPARE_TURNS = 64  # withdrawn turns kept beyond as many as there are workers
+FIRST, MORE = 64, 4  # workers weighed at the start and with each pick after: all at once would take long
 AT_ONCE = 1e-6  # share of a turn: no wait, but no two at the same moment
 
 
@@ -33,13 +33,18 @@ class Weighted(Strategy):
         self._clock = 0.0
         self._heap: list[float] = []  # bare moments, each of one worker: cheap to compare and to keep
         self._whose: dict[float, Candidate] = {}  # a moment that is not here was withdrawn
-        self._turn: dict[Candidate, float] = {}
+        self._turn: dict[Candidate, float | None] = {}  # None: not weighed yet
+        self._fresh: list[Candidate] = []  # all that are not weighed yet, and some that have left
 
     def choose(self, exclude: Collection[str], now: float) -> Candidate | None:
         heap = self._heap
         passing: list[Candidate] = []
         chosen = None
-        while heap and chosen is None:
+        self._weigh(MORE)
+        while chosen is None and (heap or self._fresh):
+            if not heap:
+                self._weigh(FIRST)
+                continue
             turn = heap[0]
             candidate = self._whose.get(turn)
             if candidate is None:
@@ -64,15 +69,26 @@ class Weighted(Strategy):
         heappush(self._heap, self._next(candidate, AT_ONCE * self._random()))
 
     def _fill(self, candidates: list[Candidate]) -> None:
-        random, weights = self._random, self._weights(candidates)
-        turns = [-log(1.0 - random()) / weight for weight in weights]
-        self._whose = dict(zip(turns, candidates, strict=True))
-        self._turn = dict(zip(candidates, turns, strict=True))
-        self._heap = turns
-        heapify(turns)
+        self._fresh = candidates
+        self._turn = dict.fromkeys(candidates)
+        self._weigh(FIRST)
+
+    def _weigh(self, most: int) -> None:
+        fresh = self._fresh
+        while fresh and most:
+            most -= 1
+            at = int(self._random() * len(fresh))
+            candidate, fresh[at] = fresh[at], fresh[-1]
+            fresh.pop()
+            if self._turn.get(candidate, 0.0) is not None:
+                continue
+            if candidate.open:
+                self._insert(candidate)
+            else:
+                self._set_aside(candidate)
 
     def _insert(self, candidate: Candidate) -> None:
-        heappush(self._heap, self._next(candidate, -log(1.0 - self._random())))
+        heappush(self._heap, self._next(candidate, self._random()))
 
     def _remove(self, candidate: Candidate) -> None:
         turn = self._turn.pop(candidate, None)
@@ -83,7 +99,8 @@ class Weighted(Strategy):
                 heapify(self._heap)
 
     def _next(self, candidate: Candidate, share: float) -> float:
-        wait = share / self._weights((candidate,))[0]
+        """Enters the worker's next turn, after `share` of its usual wait."""
+        wait = share / self._weight(candidate)
         turn = self._clock + wait
         while turn in self._whose:
             wait += (wait + AT_ONCE) * self._random()
@@ -92,8 +109,7 @@ class Weighted(Strategy):
         self._turn[candidate] = turn
         return turn
 
-    def _weights(self, candidates: Sequence[Candidate]) -> list[float]:
-        return [
-            candidate.room * speed if candidate.weight is None else max(candidate.weight, LEAST_WEIGHT)
-            for candidate, speed in zip(candidates, self._latencies.speeds(candidates), strict=True)
-        ]
+    def _weight(self, candidate: Candidate) -> float:
+        by_hand = candidate.weight
+        weight = candidate.room * self._latencies.speed(candidate) if by_hand is None else by_hand
+        return weight if weight > LEAST_WEIGHT else LEAST_WEIGHT

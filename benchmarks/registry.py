@@ -1,0 +1,176 @@
+"""What choosing a worker costs, among 10 and among 10,000: `bin/bench registry`.
+
+Every strategy picks with as many calls in flight as there are workers, so that loads differ and
+workers are met in no order that a cache would like. The limit is 3 x a plain pick among 10, and 10 us.
+"filter" asks for a tag, a label and a capacity that all have, "new filter" for what no request has asked
+for before. A figure is CPU time, the median of rounds in which all cells take turns: what else the
+machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import combinations, count
+from pathlib import Path
+from random import Random
+from statistics import median
+from time import thread_time
+
+if __name__ == "__main__":  # started as a file, Python looks for modules in this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import beats, joining
+from benchmarks.report import Row, missed, show
+from wrk_base.contract import Requirements
+from wrk_orchestrator.load_balancer import Lease, LoadBalancer
+from wrk_orchestrator.records import WorkerRecord
+from wrk_orchestrator.service_registry import ServiceRegistry
+from wrk_orchestrator.strategies import STRATEGIES
+
+FEW, MANY = 10, 10_000
+ROUNDS, PICKS, NEW_FILTERS = 15, 1_000, 15
+MOST_TIMES, MOST_US, MOST_NEW_MS, MOST_REGISTER_S = 3.0, 10.0, 5.0, 2.0
+
+FEATURES = [f"feature{number}" for number in range(8)]
+FILTER = Requirements(capabilities=["gpu"], labels={"site": "a"}, min_capacity=4)
+TRIED = ("w0", "w1", "w2")
+CASES: dict[str, tuple[Requirements | None, tuple[str, ...]]] = {
+    "": (None, ()),
+    ", 3 excluded": (None, TRIED),
+    ", filter": (FILTER, ()),
+    ", filter, 3 excluded": (FILTER, TRIED),
+}
+
+
+class Mesh:
+    """Workers that all fit FILTER, and one stranger, so that no index holds everybody."""
+
+    def __init__(self, strategy: str, workers: int) -> None:
+        self.registry = ServiceRegistry(lease_s=30)
+        self.balancer = LoadBalancer(self.registry, strategy, Random(1))
+        self.now = 0.0
+        self.rng = Random(2)
+        self._features = features()
+        self.join(WorkerRecord(worker_id="stranger", address="tcp://127.0.0.1:1", models=("other",)))
+        for number in range(workers):
+            self.join(worker(number))
+
+    def join(self, record: WorkerRecord) -> None:
+        self.balancer.apply(self.registry.register(record, self.now))
+        self.balancer.set_limit(record.worker_id, record.max_concurrent)
+
+    def pick_us(self, busy: deque[Lease], need: Requirements | None, exclude: tuple[str, ...]) -> float:
+        """One pick and the end of an earlier call, on average."""
+        pick, now = self.balancer.pick, self.now
+        started = thread_time()
+        for _ in range(PICKS):
+            now += 1e-4
+            busy.append(pick("m", need, exclude, now))
+            busy.popleft().done(True, now, 0.1)
+        self.now = now
+        return (thread_time() - started) / PICKS * 1e6
+
+    def new_filter_ms(self) -> float:
+        need = Requirements(capabilities=["gpu", *next(self._features)], labels={"site": "a"}, min_capacity=4)
+        started = thread_time()
+        self.balancer.pick("m", need, (), self.now).release()
+        return (thread_time() - started) * 1e3
+
+
+def features() -> Iterator[tuple[str, ...]]:
+    """Combinations that every worker has and no request has asked for."""
+    for size in count(1):
+        yield from combinations(FEATURES, size)
+
+
+def worker(number: int) -> WorkerRecord:
+    return WorkerRecord(
+        worker_id=f"w{number}",
+        address=f"tcp://10.0.0.1:{number}",
+        models=("m", f"m{number % 100}"),
+        tags=frozenset(("gpu", *FEATURES)),
+        labels={"site": "a", "row": str(number % 50)},
+        max_concurrent=8,
+    )
+
+
+@dataclass
+class Cell:
+    """One mesh, with calls in flight, and one kind of request."""
+
+    mesh: Mesh
+    need: Requirements | None
+    exclude: tuple[str, ...]
+    rounds: list[float]
+
+    def play(self) -> None:
+        size = len(self.mesh.registry) - 1
+        busy: deque[Lease] = deque()
+        for _ in range(size):
+            busy.append(self.mesh.balancer.pick("m", self.need, self.exclude, self.mesh.now))
+        self.mesh.pick_us(busy, self.need, self.exclude)  # warms what this case uses
+        self.rounds.append(self.mesh.pick_us(busy, self.need, self.exclude))
+        for lease in busy:
+            lease.release()
+
+
+def run() -> list[Row]:
+    rows = [_registering()]
+    for strategy in STRATEGIES:
+        rows += _picking(strategy)
+    return [*rows, joining.measure(), beats.measure()]
+
+
+def _picking(strategy: str) -> list[Row]:
+    few, many = Mesh(strategy, FEW), Mesh(strategy, MANY)
+    base = Cell(few, None, (), [])
+    cells = {case: Cell(many, need, exclude, []) for case, (need, exclude) in CASES.items()}
+    for _ in range(ROUNDS):
+        for cell in (base, *cells.values()):
+            cell.play()
+    least = median(base.rounds)
+    most = min(MOST_TIMES * least, MOST_US)
+    limit = f"<= {most:.3g} us"
+    rows = [Row(f"{strategy}, {FEW} workers", least, "us")]
+    for case, cell in cells.items():
+        value = median(cell.rounds)
+        rows.append(Row(f"{strategy}, {MANY:,}{case}", value, "us", limit, value <= most))
+    fresh = median(many.new_filter_ms() for _ in range(NEW_FILTERS))
+    return [
+        *rows,
+        Row(f"{strategy}, {MANY:,}, new filter", fresh, "ms", f"<= {MOST_NEW_MS:g} ms", fresh <= MOST_NEW_MS),
+    ]
+
+
+def _registering() -> Row:
+    """Into a mesh whose pools are in use, so that each worker is entered into them, too."""
+    mesh = Mesh("round-robin", 1)
+    for need, _ in CASES.values():
+        mesh.balancer.pick("m", need, (), mesh.now).release()
+    records = [worker(number) for number in range(1, MANY + 1)]
+    started = thread_time()
+    for record in records:
+        mesh.join(record)
+    value = thread_time() - started
+    limit = f"<= {MOST_REGISTER_S:g} s"
+    return Row(f"registering {MANY:,} workers", value, "s", limit, value <= MOST_REGISTER_S)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there as well")
+    arguments = parser.parse_args()
+    rows = run()
+    show("registry", rows)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return 1 if missed(rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""`wrk` against a real mesh, as a person and as a script use it.
+
+One orchestrator and one simulated rack serve the whole module; every command is a process of its own
+that finds them as a user's would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.processes import ROOT, ProcessHandle, mesh_of, start_worker, wait_until
+
+COMMAND = (sys.executable, "-m", "wrk_orchestrator.cli.main")
+NOBODY = "tcp://127.0.0.1:1"
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    def refused(self) -> str:
+        """The one line that a refused command says."""
+        assert (self.code, self.out, self.err.count("\n")) == (1, "", 1), self
+        return self.err
+
+
+class Mesh:
+    """An orchestrator, the rack r1 with models m1 and m2, and a shell in which `wrk` is called."""
+
+    def __init__(self, folder: Path, orchestrator: ProcessHandle, rack: ProcessHandle) -> None:
+        self.folder, self.orchestrator, self.rack = folder, orchestrator, rack
+
+    def wrk(self, *words: str, stdin: str = "", **environment: str) -> Ran:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("WRK_")}
+        here = {
+            "WRK_STATE_DIR": str(self.orchestrator.state),
+            "WRK_DISCOVERY__MESH": mesh_of(self.folder),
+            "PYTHONPATH": str(ROOT),
+        }
+        ran = subprocess.run(
+            [*COMMAND, *words],
+            env={**clean, **here, **environment},
+            cwd=self.folder,
+            input=stdin,
+            capture_output=True,
+            text=True,
+        )
+        assert "Traceback" not in ran.stderr, ran.stderr
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    def is_complete(self) -> bool:
+        listed = self.wrk("workers", "--json").json["workers"]
+        return [(worker["state"], worker["foundBy"]) for worker in listed] == [("healthy", "mdns")]
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    folder = tmp_path_factory.mktemp("mesh")
+    rack = ["--wtype", "wrk-rack-sim", "--rack", "r1", "--models", "m1,m2", "--capacity", "4"]
+    with (
+        start_worker(["--wtype", "wrk-orchestrator", "--rpc.port", "0"], folder) as orchestrator,
+        start_worker(rack, folder) as r1,
+    ):
+        made = Mesh(folder, orchestrator, r1)
+        wait_until(made.is_complete, what="the rack is in the mesh")
+        yield made
+
+
+# --- workers and status
+
+
+def test_a_table_lists_the_workers(mesh: Mesh) -> None:
+    ran = mesh.wrk("workers")
+    assert (ran.code, ran.err) == (0, "")
+    (line,) = [line for line in ran.out.splitlines() if mesh.rack.worker_id in line]
+    for fact in ("r1", "m1, m2", "healthy", mesh.rack.endpoint, "mdns", "0 of 4"):
+        assert fact in line
+
+
+def test_a_script_gets_the_same_as_json(mesh: Mesh) -> None:
+    (worker,) = mesh.wrk("workers", "--json").json["workers"]
+    assert (worker["workerId"], worker["address"]) == (mesh.rack.worker_id, mesh.rack.endpoint)
+    assert worker["capabilities"]["models"] == ["m1", "m2"]
+
+
+def test_the_status_is_consolidated(mesh: Mesh) -> None:
+    told = mesh.wrk("status", "--json").json
+    assert {"registry", "loadBalancer", "health", "rpcClients"} <= told.keys()
+    assert told["workerId"] == mesh.orchestrator.worker_id
+    shown = mesh.wrk("status").out
+    for fact in (
+        mesh.orchestrator.worker_id,
+        mesh.orchestrator.endpoint,
+        "1 registered, 1 healthy",
+        "m1 (1)",
+    ):
+        assert fact in shown
+
+
+# --- how the orchestrator is found
+
+
+def test_it_is_found_by_mdns_where_no_status_file_tells(mesh: Mesh, tmp_path: Path) -> None:
+    ran = mesh.wrk("workers", "--json", WRK_STATE_DIR=str(tmp_path))
+    assert ran.json["total"] == 1
+
+
+def test_it_is_found_as_a_static_peer_where_mdns_is_off(mesh: Mesh, tmp_path: Path) -> None:
+    quiet = {"WRK_STATE_DIR": str(tmp_path), "WRK_DISCOVERY__MDNS": "false"}
+    peers = f"{mesh.rack.endpoint},{mesh.orchestrator.endpoint}"
+    assert mesh.wrk("workers", "--json", WRK_DISCOVERY__PEERS=peers, **quiet).json["total"] == 1
+    assert "mDNS is switched off" in mesh.wrk("workers", **quiet).refused()
+
+
+def test_it_is_dialled_where_the_user_says(mesh: Mesh, tmp_path: Path) -> None:
+    quiet = {"WRK_STATE_DIR": str(tmp_path), "WRK_DISCOVERY__MDNS": "false"}
+    for peer in (mesh.orchestrator.endpoint, f"{mesh.orchestrator.endpoint}#a-key-of-its-own"):
+        assert mesh.wrk("workers", "--json", "--peer", peer, **quiet).json["total"] == 1
+    assert "ERR_UNAVAILABLE" in mesh.wrk("workers", "--peer", NOBODY).refused()
+
+
+def test_a_status_file_of_a_crash_misleads_nobody(mesh: Mesh, tmp_path: Path) -> None:
+    """Its port may be anybody's by now: here it is the rack's."""
+    left = {**mesh.orchestrator.status, "endpoint": mesh.rack.endpoint, "instanceId": "main-0"}
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status" / "wrk-orchestrator-main.json").write_text(json.dumps(left))
+    assert mesh.wrk("workers", "--json", WRK_STATE_DIR=str(tmp_path)).json["total"] == 1
+
+
+def test_on_a_mesh_where_nobody_is_a_person_is_told_what_to_do(mesh: Mesh) -> None:
+    line = mesh.wrk("workers", "--mesh", "nobody-is-here").refused()
+    assert line.startswith("wrk: ERR_UNAVAILABLE: no orchestrator of mesh 'nobody-is-here' answers")
+    assert "wrk up" in line
+    assert "--peer tcp://host:port" in line
+
+
+# --- infer
+
+
+def test_infer_prints_the_text_and_says_beside_it_who_answered(mesh: Mesh) -> None:
+    ran = mesh.wrk("infer", "m1", "hello")
+    assert ran.code == 0
+    assert len(ran.out.split()) == 8  # words of a simulated answer
+    assert ran.err.startswith(f"simulated by {mesh.rack.worker_id} in ")
+
+
+def test_infer_gives_a_script_the_whole_answer(mesh: Mesh) -> None:
+    answer = mesh.wrk("infer", "m2", "hello", "--json").json
+    assert (answer["workerId"], answer["attempts"]) == (mesh.rack.worker_id, 1)
+    assert answer["result"]["model"] == "m2"
+    assert answer["ms"] > 0
+
+
+def test_the_input_may_come_from_a_file_from_standard_input_or_as_json(mesh: Mesh) -> None:
+    plain = mesh.wrk("infer", "m1", "grün").out
+    (mesh.folder / "prompt.txt").write_text("grün", "utf-8")
+    assert mesh.wrk("infer", "m1", "@prompt.txt").out == plain
+    assert mesh.wrk("infer", "m1", "-", stdin="grün").out == plain
+    assert mesh.wrk("infer", "m1", '{"prompt": "grün"}', "--input-json").out == plain
+    three = mesh.wrk("infer", "m1", "-", "--input-json", stdin='{"prompt": "a", "sim": {"words": 3}}')
+    assert len(three.out.split()) == 3
+
+
+def test_an_unknown_model_is_refused_with_those_that_exist(mesh: Mesh) -> None:
+    line = mesh.wrk("infer", "m9", "hello").refused()
+    assert line.startswith("wrk: ERR_NO_WORKERS_AVAILABLE: model m9")
+    assert line.endswith("; there are m1, m2\n")
+
+
+def test_a_deadline_that_passes_is_said_by_the_mesh(mesh: Mesh) -> None:
+    slow = json.dumps({"prompt": "a", "sim": {"hang": True}})
+    ran = mesh.wrk("infer", "m1", slow, "--input-json", "--timeout", "0.2", "--json")
+    assert (ran.code, ran.out) == (1, "")
+    error = json.loads(ran.err)["error"]
+    assert error["code"] == "ERR_DEADLINE_EXCEEDED"
+    assert "--timeout" in error["advice"]
+
+
+def test_what_a_rack_raises_is_told(mesh: Mesh) -> None:
+    failing = json.dumps({"prompt": "a", "sim": {"fail": "out of memory"}})
+    line = mesh.wrk("infer", "m1", failing, "--input-json").refused()
+    assert "out of memory" in line
+    assert mesh.rack.worker_id in line
+
+
+# --- call
+
+
+@pytest.mark.parametrize("way", ["id", "name", "address"])
+def test_any_worker_can_be_called_peer_to_peer(mesh: Mesh, way: str) -> None:
+    peer = {"id": mesh.rack.worker_id, "name": "r1", "address": mesh.rack.endpoint}[way]
+    assert mesh.wrk("call", "getInstanceId", "--peer", peer).json == {"instanceId": mesh.rack.worker_id}
+    assert mesh.wrk("call", "ping", '{"a": [1, "x"]}', "--peer", peer, "--json").json == {"a": [1, "x"]}
+
+
+def test_without_a_peer_it_is_the_orchestrator_that_is_called(mesh: Mesh) -> None:
+    assert mesh.wrk("call", "getInstanceId").json == {"instanceId": mesh.orchestrator.worker_id}
+    by_id = mesh.wrk("call", "getInstanceId", "--peer", mesh.orchestrator.worker_id)
+    assert by_id.json == {"instanceId": mesh.orchestrator.worker_id}
+
+
+def test_a_rack_is_found_by_its_id_without_status_files(mesh: Mesh, tmp_path: Path) -> None:
+    ran = mesh.wrk("call", "getInstanceId", "--peer", mesh.rack.worker_id, WRK_STATE_DIR=str(tmp_path))
+    assert ran.json == {"instanceId": mesh.rack.worker_id}
+
+
+def test_inference_can_be_called_past_the_orchestrator(mesh: Mesh) -> None:
+    body = json.dumps({"modelId": "m1", "inputData": "hello", "options": {}})
+    answer = mesh.wrk("call", "runInference", body, "--peer", "r1").json
+    assert answer["result"]["text"] == mesh.wrk("infer", "m1", "hello").out.strip()
+
+
+def test_an_unknown_worker_or_method_is_refused(mesh: Mesh) -> None:
+    assert "ERR_WORKER_NOT_FOUND" in mesh.wrk("call", "ping", "--peer", "r9-00000000").refused()
+    assert "ERR_METHOD_NOT_FOUND" in mesh.wrk("call", "zork", "--peer", "r1").refused()

@@ -1,0 +1,126 @@
+"""What `wrk up` starts, and which of the settings on its command line reach whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wrk_base.boot import UsageError
+from wrk_base.errors import SettingsError
+from wrk_orchestrator.cli.plan import Plan, Program, make_plan
+
+HOME = {"HOME": "/home/somebody"}
+
+
+def plan(
+    *words: str, mesh: str = "", environ: dict[str, str] | None = None, extras: tuple[str, ...] = ()
+) -> Plan:
+    return make_plan(words, {**HOME, **(environ or {})}, mesh=mesh, extras=extras)
+
+
+def effective(program: Program) -> dict[str, str]:
+    """Of a setting that is given twice, the last one counts."""
+    return dict(program.flags)
+
+
+def test_an_orchestrator_and_two_racks_on_the_usual_ports_with_the_usual_state() -> None:
+    made = plan()
+    assert made.orchestrator.prefix == "wrk-orchestrator-http-main"
+    assert [sim.prefix for sim in made.sims] == ["wrk-rack-sim-r1", "wrk-rack-sim-r2"]
+    assert made.embeddings is None
+    assert made.state_dir == Path("/home/somebody/.local/state/wrk")
+    assert "port" not in effective(made.orchestrator)
+    assert made.settings.discovery.mesh == "default"
+
+
+def test_all_of_them_drain_for_three_seconds_at_most() -> None:
+    made = plan(extras=("embeddings",))
+    for program in (made.orchestrator, *made.sims, made.embeddings):
+        assert program is not None
+        assert effective(program)["stop.drainTimeout"] == "3000"
+
+
+def test_racks_take_ports_from_the_kernel_whatever_the_environment_says() -> None:
+    made = plan(environ={"WRK_RPC__PORT": "9004"})
+    assert [effective(sim)["rpc.port"] for sim in made.sims] == ["0", "0"]
+    assert "rpc.port" not in effective(made.orchestrator)
+
+
+def test_a_check_cannot_collide_with_a_mesh_that_runs() -> None:
+    made = plan(mesh="check-1", environ={"WRK_STATE_DIR": "/in/use", "WRK_PORT": "8003"})
+    orchestrator = effective(made.orchestrator)
+    assert (orchestrator["port"], orchestrator["rpc.port"]) == ("0", "0")
+    assert {effective(program)["discovery.mesh"] for program in (made.orchestrator, *made.sims)} == {
+        "check-1"
+    }
+    assert made.settings.discovery.mesh == "check-1"
+    assert made.state_dir is None
+
+
+def test_what_is_asked_for_outright_counts_in_a_check_as_well() -> None:
+    made = plan("--port", "9003", "--mesh=ours", "--state-dir", "/mine", mesh="check-1")
+    assert effective(made.orchestrator)["port"] == "9003"
+    assert made.settings.discovery.mesh == "ours"
+    assert made.state_dir == Path("/mine")
+
+
+def test_the_state_directory_of_the_environment_counts_otherwise() -> None:
+    assert plan(environ={"WRK_STATE_DIR": "/in/use"}).state_dir == Path("/in/use")
+
+
+@pytest.mark.parametrize(
+    ("flag", "orchestrator", "sim", "embeddings"),
+    [
+        ("--port=9003", True, False, False),
+        ("--rpc.port=9004", True, False, False),
+        ("--discovery.mesh=ours", True, True, True),
+        ("--interface=127.0.0.1", True, True, True),
+        ("--load-balancing-strategy=random", True, True, True),
+        ("--log.level=error", True, True, True),
+        ("--latency=5", False, True, False),
+        ("--sim.latency=5", False, True, False),
+        ("--nonsense=5", False, True, False),
+        ("--embeddings.model=/a/model", False, False, True),
+    ],
+)
+def test_a_setting_goes_to_whom_it_is_for(flag: str, orchestrator: bool, sim: bool, embeddings: bool) -> None:
+    made = plan(flag, extras=("embeddings",))
+    assert made.embeddings is not None
+    assert (flag in made.orchestrator.arguments) is orchestrator
+    assert [flag in rack.arguments for rack in made.sims] == [sim, sim]
+    assert (flag in made.embeddings.arguments) is embeddings
+
+
+def test_everybody_reads_the_same_settings_files() -> None:
+    made = plan("--config", "/etc/wrk", environ={"WRK_ENV": "production"})
+    for program in (made.orchestrator, *made.sims):
+        assert {"--config=/etc/wrk", "--env=production"} <= set(program.arguments)
+
+
+def test_a_bare_flag_is_a_switch() -> None:
+    assert plan("--debug").settings.debug is True
+
+
+@pytest.mark.parametrize(
+    "words", [("--rack", "r9"), ("--rack=r9",), ("--wtype", "x"), ("--show-config",), ("r1",)]
+)
+def test_what_up_decides_itself_cannot_be_given(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError):
+        plan(*words)
+
+
+def test_what_cannot_be_started_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="--with tea: there is embeddings"):
+        plan(extras=("tea",))
+    with pytest.raises(UsageError, match="needs --with embeddings"):
+        plan("--embeddings.model=/a/model")
+
+
+def test_a_mistake_in_a_common_setting_is_found_before_anything_starts() -> None:
+    with pytest.raises(SettingsError, match="requestTimeout = 'soon'"):
+        plan("--requestTimeout", "soon")
+
+
+def test_the_section_of_a_rack_in_the_environment_is_none_of_ours() -> None:
+    assert plan(environ={"WRK_SIM__LATENCY": "5"}).settings.port == 8003

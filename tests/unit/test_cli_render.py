@@ -1,0 +1,127 @@
+"""Tables of what the mesh answers, as a terminal and as a pipe get them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wrk_orchestrator.cli import render
+
+
+def worker(worker_id: str, **other: Any) -> dict[str, Any]:
+    """As `listWorkers` tells of one that is well."""
+    offer = {"models": ["m1", "m2"], "tags": [], "capacity": {"maxConcurrent": 8}}
+    told = {
+        "workerId": worker_id,
+        "name": worker_id,
+        "type": "wrk-rack-sim",
+        "address": "tcp://127.0.0.1:5001",
+    }
+    return {
+        **told,
+        "capabilities": offer,
+        "foundBy": "mdns",
+        "currentLoad": 3,
+        "state": "healthy",
+        "cause": "",
+        **other,
+    }
+
+
+STATUS = {
+    "workerId": "main-1",
+    "status": "ok",
+    "mesh": "default",
+    "endpoint": "tcp://127.0.0.1:8004",
+    "registry": {"workers": 2, "models": {"m1": 2}},
+    "loadBalancer": {
+        "strategy": "round-robin",
+        "waiting": 0,
+        "workers": {
+            "r1-1": {"requestCount": 7, "failureCount": 1, "averageProcessingTime": 20.04, "currentLoad": 3}
+        },
+    },
+    "health": {"healthy": 1, "states": {"healthy": 1, "suspect": 1, "gone": 0}},
+    "rpcClients": {"active": 2, "ready": 1},
+    "routing": {"routed": 7, "failed": 1},
+    "discovery": {"found": 2},
+}
+
+
+def shown(capsys: pytest.CaptureFixture[str], *parts: Any) -> list[list[str]]:
+    """The words of each line that was printed."""
+    render.show(*parts)
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_worker_is_one_line_in_the_order_of_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, *render.workers_parts([worker("r2"), worker("r1")]))
+    address = "tcp://127.0.0.1:5001"
+    assert lines[2:] == [
+        [name, name, "sim", "m1,", "m2", "healthy", address, "mdns", "3", "of", "8"] for name in ("r1", "r2")
+    ]
+
+
+def test_a_worker_that_is_not_well_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    sick = worker("r1", state="unreachable", cause="nothing listens there: firewall?")
+    line = shown(capsys, *render.workers_parts([sick]))[-1]
+    assert " ".join(line) == "r1 is unreachable: nothing listens there: firewall?"
+
+
+def test_nobody_there_comes_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "wrk rack sim" in " ".join(shown(capsys, *render.workers_parts([]))[0])
+
+
+def test_texts_of_others_are_neither_markup_nor_commands_of_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hostile = worker("r1", name="[red]x[/red]", state="suspect", cause="a\x1b[2J\nr9 healthy")
+    render.show(*render.workers_parts([hostile]))
+    out = capsys.readouterr().out
+    assert "[red]x[/red]" in out
+    assert "\x1b" not in out
+    assert "a\\x1b[2J\\nr9 healthy" in out
+
+
+def test_a_long_list_of_models_stays_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"model-{n}" for n in range(60)]
+    offer = {"models": models, "capacity": {"maxConcurrent": 8}}
+    words = [
+        word.rstrip(",")
+        for line in shown(capsys, *render.workers_parts([worker("r1", capabilities=offer)]))
+        for word in line
+    ]
+    assert set(models) <= set(words)
+
+
+def test_a_status_tells_the_state_of_every_part(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = {" ".join(line) for line in shown(capsys, *render.status_parts(STATUS))}
+    assert {
+        "orchestrator main-1, ok, mesh default",
+        "workers 2 registered, 1 healthy, 1 suspect",
+        "models m1 (2)",
+        "balancing round-robin, 0 waiting",
+        "requests 7 routed, 1 failed",
+        "links 1 of 2 ready",
+        "r1-1 7 1 20.0 3",
+    } <= lines
+
+
+def test_an_answer_is_its_text_if_it_has_one() -> None:
+    assert render.answer_text({"text": "hello", "model": "m1"}) == "hello"
+    assert render.answer_text("hello") == "hello"
+    assert render.answer_text({"embeddings": [[1.0]]}) == '{"embeddings":[[1.0]]}'
+    assert render.answer_text({"text": 7}) == '{"text":7}'
+
+
+def test_who_answered_is_told_and_whether_it_was_simulated() -> None:
+    answer = {"result": {"text": "x"}, "workerId": "r1-1", "attempts": 1}
+    assert render.answered_by(answer, 21.6) == "by r1-1 in 22 ms"
+    again = {"result": {"simulated": True}, "workerId": "r1-1", "attempts": 2}
+    assert render.answered_by(again, 21.6) == "simulated by r1-1 in 22 ms, attempt 2"
+
+
+def test_the_closest_pair_is_marked_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, render.pairs_table([("a", "b", 0.7164), ("a", "c", -0.02)]))
+    assert lines[2:] == [["0.716", "a", "b", "<-", "closest"], ["-0.020", "a", "c"]]

@@ -1,0 +1,28 @@
+"""What the documents say is what the code says: pictures, settings and links that would age unseen."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from wrk_orchestrator.health_table import diagram
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def test_picture_of_health_is_the_one_that_the_table_draws() -> None:
+    assert f"```mermaid\n{diagram().rstrip()}\n```" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_every_file_that_a_document_names_exists() -> None:
+    named = re.compile(
+        r"`((?:wrk_base|wrk_orchestrator|racks|tests|benchmarks|config|bin)/[\w./-]+?)`|\]\((\w[\w./-]+)\)"
+    )
+    missing = [
+        f"{document} names {path}"
+        for document in DOCUMENTS
+        for match in named.finditer((ROOT / document).read_text())
+        if not (ROOT / (path := match[1] or match[2])).exists()
+    ]
+    assert missing == []

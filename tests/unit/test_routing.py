@@ -1,0 +1,591 @@
+"""One request's way through the router, with a real registry and balancer and scripted racks.
+
+What is tried again and what is not, where, how often and until when; and that whatever happens, the
+lease is given back and somebody learns of the outcome. In virtual time, so that nothing takes any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.fakes.aio import run
+from wrk_base import contract, errors
+from wrk_base.rpc import wire
+from wrk_base.rpc.client import Reply
+from wrk_orchestrator.admission import Admission
+from wrk_orchestrator.load_balancer import LoadBalancer
+from wrk_orchestrator.records import WorkerRecord
+from wrk_orchestrator.routing import Router, simulated
+from wrk_orchestrator.service_registry import ServiceRegistry
+
+PAYLOAD = b"\x00 any bytes \xff"
+FAR = 1000.0  # seconds; virtual
+
+Script = Callable[[], Awaitable[Reply]]
+
+
+def answer(text: str = "fine") -> Script:
+    async def say() -> Reply:
+        return Reply({"success": True, "of": "the rack"}, wire.MSGPACK, wire.pack_body(text), {"load": {}})
+
+    return say
+
+
+def failing(error: errors.WrkError) -> Script:
+    async def fail() -> Reply:
+        raise error
+
+    return fail
+
+
+def after(seconds: float, then: Script) -> Script:
+    async def later() -> Reply:
+        await asyncio.sleep(seconds)
+        return await then()
+
+    return later
+
+
+def lost() -> errors.Unavailable:
+    return errors.Unavailable("lost it")
+
+
+def not_started() -> errors.Unavailable:
+    return errors.Unavailable("it drains", not_started=True)
+
+
+class ScriptedPeer:
+    """A link to a rack that does what it was told, and remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.script: Script = answer()
+        self.calls: list[dict[str, Any]] = []
+
+    async def call(self, method: str, payload: bytes, **more: Any) -> Reply:
+        self.calls.append({"method": method, "payload": payload, **more})
+        return await self.script()
+
+
+class Mesh:
+    """A router, and racks by name. `tell` gives the racks their scripts, all of them by default."""
+
+    def __init__(self, racks: int = 3, capacity: int = 4, **settings: Any) -> None:
+        self.registry = ServiceRegistry(lease_s=30.0)
+        self.balancer = LoadBalancer(self.registry, "round-robin", Random(1))
+        self.peers: dict[str, ScriptedPeer] = {}
+        self.outcomes: list[tuple[str, errors.WrkError | None]] = []
+        self.elapsed: list[float] = []
+        for number in range(1, racks + 1):
+            self.join(f"r{number}", capacity)
+        queue = (settings.pop("queue_limit", 0), settings.pop("queue_timeout", 2.0))
+        self.admission = Admission(*queue)
+        terms = {"max_retries": 3, "enable_failover": True, "budget_share": 0.2, "budget_floor": 3.0}
+        self.router = Router(self.balancer, self, self.admission, **{**terms, **settings})  # type: ignore[arg-type]
+
+    def join(self, name: str, capacity: int) -> None:
+        record = WorkerRecord(
+            worker_id=name, address=f"tcp://{name}:1", models=("m1",), max_concurrent=capacity
+        )
+        self.balancer.apply(self.registry.register(record, 0.0))
+        self.balancer.set_limit(name, capacity)
+        self.peers[name] = ScriptedPeer()
+
+    def tell(self, script: Script, *names: str) -> None:
+        for name in names or tuple(self.peers):
+            self.peers[name].script = script
+
+    async def ask(self, seconds: float = FAR, **options: Any) -> Reply:
+        head = {"modelId": "m1", "options": options}
+        deadline = asyncio.get_running_loop().time() + seconds
+        return await self.router.route(
+            contract.parse(contract.InferenceHead, head), head, PAYLOAD, wire.OCTETS, deadline
+        )
+
+    async def refused(self, kind: type[errors.WrkError], **options: Any) -> errors.WrkError:
+        with pytest.raises(kind) as caught:
+            await self.ask(**options)
+        return caught.value
+
+    @property
+    def asked(self) -> list[str]:
+        """The racks that were called, each as often as it was."""
+        return [name for name, peer in self.peers.items() for _ in peer.calls]
+
+    def figures(self, name: str) -> tuple[int, int]:
+        """Successes and failures, as the statistics have them."""
+        stats = self.balancer.stats(0.0, 0)[name]
+        return int(stats["successCount"] or 0), int(stats["failureCount"] or 0)
+
+    # what the router sees of the fleet
+
+    def peer(self, worker_id: str) -> Any:
+        return self.peers.get(worker_id)
+
+    def note_outcome(self, worker_id: str, error: errors.WrkError | None, elapsed: float) -> None:
+        self.outcomes.append((worker_id, error))
+        self.elapsed.append(elapsed)
+
+
+def story(tell: Callable[[Mesh], Awaitable[None]], **mesh: Any) -> None:
+    """Run a test's body with a mesh of its own; whatever it did, no lease is left at the end."""
+
+    async def told() -> None:
+        made = Mesh(**mesh)
+        await tell(made)
+        assert made.balancer.leases == 0
+        assert all(made.balancer.load(name) == 0 for name in made.peers)
+
+    run(told(), "virtual", within=1e6)
+
+
+@asynccontextmanager
+async def asking(mesh: Mesh, **options: Any) -> AsyncIterator[asyncio.Task[Reply]]:
+    """A request that is under way; it is cancelled at the end unless it has ended by then."""
+    task = asyncio.create_task(mesh.ask(**options))
+    await asyncio.sleep(0.001)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+# --- an answer
+
+
+def test_answer_says_who_gave_it_when_and_at_which_attempt() -> None:
+    async def told(mesh: Mesh) -> None:
+        reply = await mesh.ask()
+        assert reply.head is not None
+        assert reply.head.keys() == {"success", "workerId", "routedAt", "attempts"}
+        assert (reply.head["success"], reply.head["attempts"]) == (True, 1)
+        assert reply.head["workerId"] in mesh.peers
+        assert mesh.router.counters == {"routed": 1, "failed": 0, "retried": 0}
+
+    story(told)
+
+
+def test_head_and_payload_reach_the_rack_as_they_came() -> None:
+    async def told(mesh: Mesh) -> None:
+        options = {"task": "raw", "an unknown key": [1, 2]}
+        reply = await mesh.ask(7.0, **options)
+        (call,) = (call for peer in mesh.peers.values() for call in peer.calls)
+        assert call["method"] == "runInference"
+        assert call["payload"] is PAYLOAD
+        assert call["content_type"] == wire.OCTETS
+        assert call["head"] == {"modelId": "m1", "options": options}
+        assert call["deadline"] == 7.0
+        assert wire.unpack_body(reply.payload, reply.content_type) == "fine"
+
+    story(told)
+
+
+def test_what_the_rack_says_of_its_load_does_not_reach_the_caller() -> None:
+    async def told(mesh: Mesh) -> None:
+        assert (await mesh.ask()).extras is None
+
+    story(told)
+
+
+def test_success_is_counted_and_told() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(0.5, answer()))
+        await mesh.ask()
+        ((worker, error),) = mesh.outcomes
+        assert error is None
+        assert mesh.elapsed == [0.5]
+        assert mesh.figures(worker) == (1, 0)
+
+    story(told)
+
+
+def test_load_is_there_while_the_rack_works_and_gone_when_it_has_answered() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(1.0, answer()))
+        async with asking(mesh) as task:
+            assert mesh.balancer.load("r1") == 1
+            await task
+            assert mesh.balancer.load("r1") == 0
+
+    story(told, racks=1)
+
+
+# --- what is sent again, and what is not
+
+AGAIN = {
+    "lost on the way": lost,
+    "refused by a worker that drains": not_started,
+    "refused by a full worker": lambda: errors.CapacityExceeded(not_started=True),
+    "a model that went": lambda: errors.ModelNotAvailable(not_started=True),
+    "a worker without the method": lambda: errors.MethodNotFound(not_started=True),
+}
+NOT_AGAIN = {
+    "the handler failed": lambda: errors.Internal("it failed"),
+    "the handler did not like it": lambda: errors.BadRequest("bad input"),
+    "the handler was full": lambda: errors.CapacityExceeded("out of memory"),
+    "the handler does not allow it": lambda: errors.PermissionDenied("no"),
+    "the handler was cancelled": errors.Cancelled,
+    "the deadline passed": errors.DeadlineExceeded,
+    "the deadline passed before it ran": lambda: errors.DeadlineExceeded(not_started=True),
+    "it cannot be sent to anybody": lambda: errors.BadRequest("too long", not_started=True),
+}
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_another_worker_is_asked_when(case: str) -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(AGAIN[case]()), "r1")
+        reply = await mesh.ask()
+        while "r1" not in mesh.asked:  # whose turn it is, is not for us to say
+            reply = await mesh.ask()
+        assert reply.head is not None
+        assert (reply.head["workerId"], reply.head["attempts"]) == ("r2", 2)
+        assert mesh.figures("r1") == (0, 1)
+        assert mesh.router.counters["retried"] == 1
+
+    story(told, racks=2)
+
+
+@pytest.mark.parametrize("case", NOT_AGAIN)
+def test_it_is_the_answer_when(case: str) -> None:
+    async def told(mesh: Mesh) -> None:
+        raised = NOT_AGAIN[case]()
+        mesh.tell(failing(raised))
+        error = await mesh.refused(type(raised))
+        assert error is raised
+        assert len(mesh.asked) == 1
+        assert error.data["attempts"] == 1
+        assert error.data["workers"] == mesh.asked
+        assert mesh.router.counters == {"routed": 0, "failed": 1, "retried": 0}
+
+    story(told)
+
+
+def test_every_failure_is_counted_and_told_to_who_watches_health() -> None:
+    async def told(mesh: Mesh) -> None:
+        error = lost()
+        mesh.tell(after(0.25, failing(error)))
+        await mesh.refused(errors.Unavailable)
+        assert sorted(name for name, _ in mesh.outcomes) == ["r1", "r2", "r3"]
+        assert {told for _, told in mesh.outcomes} == {error}
+        assert mesh.elapsed == [0.25] * 3
+        assert [mesh.figures(name) for name in mesh.peers] == [(0, 1)] * 3
+
+    story(told)
+
+
+def test_facts_of_the_error_stay_in_it() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(errors.BadRequest("bad", data={"field": "prompt"})))
+        error = await mesh.refused(errors.BadRequest)
+        assert error.data == {"field": "prompt", "attempts": 1, "workers": mesh.asked}
+
+    story(told)
+
+
+def test_worker_whose_link_is_down_is_passed_over_without_a_call() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.peers["r1"].ready = False
+        del mesh.peers["r2"]
+        for _ in range(3):
+            reply = await mesh.ask()
+            assert reply.head is not None
+            assert reply.head["workerId"] == "r3"
+        assert mesh.asked == ["r3"] * 3
+        told = {name: error for name, error in mesh.outcomes if error is not None}
+        assert told.keys() == {"r1", "r2"}
+        assert all(error.not_started and name in error.message for name, error in told.items())
+
+    story(told)
+
+
+def test_request_that_must_not_be_repeated_is_not_sent_again_once_it_may_have_started() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(lost()))
+        error = await mesh.refused(errors.Unavailable, repeatable=False)
+        assert len(mesh.asked) == 1
+        assert not error.not_started
+
+    story(told)
+
+
+def test_request_that_must_not_be_repeated_goes_elsewhere_while_it_has_not_started() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(not_started()))
+        mesh.tell(answer(), "r3")
+        reply = await mesh.ask(repeatable=False)
+        assert reply.head is not None
+        assert reply.head["workerId"] == "r3"
+
+    story(told)
+
+
+# --- how often, and where
+
+
+def test_no_worker_is_asked_twice() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(not_started()))
+        error = await mesh.refused(errors.Unavailable)
+        assert mesh.asked == ["r1", "r2", "r3"]
+        assert sorted(error.data["workers"]) == mesh.asked
+
+    story(told, max_retries=10)
+
+
+def test_last_error_is_told_when_nobody_is_left() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(errors.Unavailable("the power failed")))
+        error = await mesh.refused(errors.Unavailable)
+        assert error.message == "the power failed"
+        assert error.data["attempts"] == 3
+        assert "every worker that could answer was tried" in error.data["left"]
+        assert mesh.router.counters == {"routed": 0, "failed": 1, "retried": 3}
+
+    story(told, max_retries=10)
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 3])
+def test_further_workers_are_as_many_as_max_retries(max_retries: int) -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(lost()))
+        error = await mesh.refused(errors.Unavailable)
+        assert len(mesh.asked) == 1 + max_retries
+        assert error.data["attempts"] == 1 + max_retries
+        assert mesh.router.counters["retried"] == max_retries
+
+    story(told, racks=6, max_retries=max_retries)
+
+
+def test_without_failover_every_failure_is_shown() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(not_started()))
+        await mesh.refused(errors.Unavailable)
+        assert len(mesh.asked) == 1
+
+    story(told, max_retries=3, enable_failover=False)
+
+
+def test_failure_that_never_started_hides_none_that_may_have() -> None:
+    """Who reads `not_started` may send even what must not run twice."""
+
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(not_started()))
+        mesh.tell(failing(lost()), "r1")
+        for _ in range(3):
+            error = await mesh.refused(errors.Unavailable)
+            assert mesh.asked == ["r1", "r2", "r3"]
+            assert not error.not_started
+            for peer in mesh.peers.values():
+                peer.calls.clear()
+
+    story(told, max_retries=10)
+
+
+def test_nothing_ever_started_is_still_said() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(not_started()))
+        assert (await mesh.refused(errors.Unavailable)).not_started
+
+    story(told)
+
+
+# --- the retry budget
+
+
+def test_an_outage_is_not_doubled_by_retries() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(lost()))
+        for _ in range(100):
+            await mesh.refused(errors.Unavailable)
+        assert mesh.router.counters["retried"] == 20
+        assert len(mesh.asked) == 120
+
+    story(told, racks=6, budget_share=0.2, budget_floor=0.0)
+
+
+def test_quiet_model_may_retry_at_all_and_budgets_recover() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(lost()))
+        for _ in range(2):
+            for _ in range(20):
+                await mesh.refused(errors.Unavailable)
+            await asyncio.sleep(10)
+        assert mesh.router.counters["retried"] == 2 * 10
+
+    story(told, racks=6, budget_share=0.0, budget_floor=1.0)
+
+
+def test_one_model_cannot_use_up_the_budget_of_another() -> None:
+    async def told(mesh: Mesh) -> None:
+        record = WorkerRecord(worker_id="other", address="tcp://other:1", models=("m2",), max_concurrent=1)
+        mesh.balancer.apply(mesh.registry.register(record, 0.0))
+        mesh.tell(failing(lost()))
+        for _ in range(20):
+            await mesh.refused(errors.Unavailable)
+        spent = mesh.router.counters["retried"]
+        assert mesh.router._budget("m2").spend(0.0)
+        assert not mesh.router._budget("m1").spend(0.0)
+        assert spent == 10
+
+    story(told, budget_share=0.0, budget_floor=1.0)
+
+
+def test_callers_who_make_up_models_reset_nobodys_budget() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(lost()))
+        for _ in range(20):
+            await mesh.refused(errors.Unavailable)
+        for number in range(3000):
+            head = contract.InferenceHead(f"made up {number}")
+            with pytest.raises(errors.NoWorkersAvailable):
+                await mesh.router.route(head, {}, b"", wire.MSGPACK, FAR)
+        await mesh.refused(errors.Unavailable)
+        assert mesh.router.counters["retried"] == 10
+
+    story(told, budget_share=0.0, budget_floor=1.0)
+
+
+# --- refusals before anybody was asked
+
+
+def test_refusals_name_what_exists_and_ask_nobody() -> None:
+    async def told(mesh: Mesh) -> None:
+        with pytest.raises(errors.NoWorkersAvailable, match="m1") as unknown:
+            await mesh.router.route(contract.InferenceHead("m9"), {}, b"", wire.MSGPACK, FAR)
+        assert unknown.value.data["models"] == ["m1"]
+        await mesh.refused(errors.NoWorkersMatch, requirements={"capabilities": ["gpu"]})
+        for name in mesh.peers:
+            mesh.balancer.set_limit(name, 0)
+        await mesh.refused(errors.NoWorkersAvailable)
+        assert mesh.asked == []
+        assert mesh.router.counters == {"routed": 0, "failed": 3, "retried": 0}
+
+    story(told)
+
+
+def test_full_mesh_refuses_at_once_and_says_when_to_come_again() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(5.0, answer()))
+        async with asking(mesh):
+            error = await mesh.refused(errors.CapacityExceeded)
+            assert error.retry_after_ms is not None
+            assert asyncio.get_running_loop().time() < 1.0
+
+    story(told, racks=1, capacity=1)
+
+
+# --- waiting for a slot
+
+
+def test_waiting_request_gets_the_slot_of_the_one_that_ends() -> None:
+    async def told(mesh: Mesh) -> None:
+        loop = asyncio.get_running_loop()
+        mesh.tell(after(1.0, answer()))
+        async with asking(mesh) as first, asking(mesh) as second:
+            await first
+            await second
+            assert loop.time() == pytest.approx(2.0, abs=0.01)
+
+    story(told, racks=1, capacity=1, queue_limit=1, queue_timeout=60.0)
+
+
+@pytest.mark.parametrize("end", ["failure", "cancellation"])
+def test_slot_comes_free_however_its_request_ends(end: str) -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(1.0, failing(errors.Internal("it failed"))))
+        async with asking(mesh) as first, asking(mesh) as second:
+            mesh.tell(answer())
+            if end == "cancellation":
+                first.cancel()
+            await asyncio.wait((first,))
+            await second
+            assert asyncio.get_running_loop().time() < 2.0
+
+    story(told, racks=1, capacity=1, queue_limit=1, queue_timeout=60.0)
+
+
+# --- deadlines and callers that leave
+
+
+def test_deadline_that_passed_is_not_tried_again() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(2.0, failing(errors.DeadlineExceeded("no answer in time"))))
+        await mesh.refused(errors.DeadlineExceeded)
+        assert len(mesh.asked) == 1
+        ((_, error),) = mesh.outcomes
+        assert isinstance(error, errors.DeadlineExceeded)
+
+    story(told)
+
+
+def test_failure_after_the_deadline_is_not_sent_again() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(2.0, failing(lost())))
+        await mesh.refused(errors.Unavailable, seconds=1.0)
+        assert len(mesh.asked) == 1
+
+    story(told)
+
+
+def test_caller_that_leaves_is_no_outcome_and_leaves_no_load() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(60.0, answer()))
+        async with asking(mesh) as task:
+            await asyncio.sleep(10.0)
+            task.cancel()
+            await asyncio.wait((task,))
+            assert task.cancelled()
+            assert mesh.balancer.load("r1") == 0
+            assert mesh.outcomes == []
+            assert mesh.figures("r1") == (0, 0)
+
+    story(told, racks=1)
+
+
+def test_caller_that_leaves_at_its_deadline_has_seen_the_worker_miss_it() -> None:
+    """Its own clock, or the server that runs this request, ends it a moment before the link's table does."""
+
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(60.0, answer()))
+        async with asking(mesh, seconds=10.0) as task:
+            await asyncio.sleep(9.998)
+            task.cancel()
+            await asyncio.wait((task,))
+            assert task.cancelled()
+        ((worker, error),) = mesh.outcomes
+        assert worker == "r1"
+        assert isinstance(error, errors.DeadlineExceeded)
+        assert mesh.figures("r1") == (0, 1)
+
+    story(told, racks=1)
+
+
+# --- without any rack
+
+
+def test_find_names_a_worker_and_takes_no_load() -> None:
+    async def told(mesh: Mesh) -> None:
+        found = [mesh.router.find(contract.FindWorker("m1")) for _ in range(3)]
+        assert sorted(found) == ["r1", "r2", "r3"]
+        assert mesh.balancer.leases == 0
+        with pytest.raises(errors.NoWorkersMatch):
+            mesh.router.find(contract.FindWorker("m1", contract.Requirements(min_capacity=99)))
+
+    story(told)
+
+
+def test_simulated_answer_says_what_it_is() -> None:
+    reply = simulated(contract.InferenceHead("m9", contract.Options(task="chat")), b"12345", "orc-1")
+    assert reply.head is not None
+    assert (reply.head["simulated"], reply.head["workerId"], reply.head["attempts"]) == (True, "orc-1", 0)
+    result = wire.unpack_body(reply.payload, reply.content_type)
+    assert result["simulated"] is True
+    assert (result["modelId"], result["task"], result["inputBytes"]) == ("m9", "chat", 5)

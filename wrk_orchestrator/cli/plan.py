@@ -1,0 +1,138 @@
+"""What `wrk up` starts and with which settings: a command line turned into programs. Starts nothing.
+
+Whose a setting is follows from its name: `port` and `rpc.port` are the orchestrator's alone (racks take
+ports from the kernel), every other setting of `wrk_base.config` is everybody's, `embeddings.*` belongs
+to the embeddings rack, and whatever remains to the simulated racks, who know best what to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wrk_base.boot import Arguments, UsageError, parse
+from wrk_base.config import Settings
+from wrk_base.settings_keys import canonical, keys_of
+from wrk_base.settings_loader import load
+from wrk_base.state import default_state_dir
+
+from .kinds import ORCHESTRATOR, rack_kinds, rack_type
+
+DRAIN_MS = 3000  # within the five seconds after which everything is gone
+SIM_RACKS = ("r1", "r2")
+EMBEDDINGS = "embeddings"
+ORCHESTRATORS_OWN = {("PORT",), ("RPC", "PORT")}
+SETTINGS = {tuple(canonical(part) for part in key.path) for key in keys_of(Settings)}
+
+Flag = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One process to run. `flags` go to its command line."""
+
+    name: str
+    wtype: str
+    rack: str
+    flags: tuple[Flag, ...]
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.wtype}-{self.rack}"
+
+    @property
+    def is_orchestrator(self) -> bool:
+        return self.wtype == ORCHESTRATOR
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            f"--wtype={self.wtype}",
+            f"--rack={self.rack}",
+            *(f"--{name}={value}" for name, value in self.flags),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`state_dir` is None where a temporary one will do. `settings` are those that all programs share."""
+
+    orchestrator: Program
+    sims: tuple[Program, ...]
+    embeddings: Program | None
+    state_dir: Path | None
+    settings: Settings
+
+
+def make_plan(
+    words: Sequence[str], environ: Mapping[str, str], *, mesh: str, extras: Sequence[str] = ()
+) -> Plan:
+    """The plan for a command line of settings. `mesh` is a fresh one for a check: then ports are chosen
+    by the kernel and the state is temporary, unless `words` say otherwise. Raises `UsageError`,
+    `SettingsError`.
+    """
+    told = _read(words, environ)
+    own: list[Flag] = [("port", "0"), ("rpc.port", "0"), ("discovery.mesh", mesh)] if mesh else []
+    flags = _Flags([("stop.drainTimeout", str(DRAIN_MS)), *own, *told.flags])
+    everybody = (*_paths(told), *flags.everybody)
+    rack = (*everybody, ("rpc.port", "0"))
+    return Plan(
+        orchestrator=Program("the orchestrator", ORCHESTRATOR, "main", (*everybody, *flags.orchestrator)),
+        sims=tuple(
+            Program(f"rack {name}", rack_type("sim"), name, (*rack, *flags.sims)) for name in SIM_RACKS
+        ),
+        embeddings=_embeddings(extras, rack, flags.embeddings),
+        state_dir=told.state_dir or (None if mesh else default_state_dir(environ)),
+        settings=_shared_settings(told, environ, [*flags.everybody, *flags.orchestrator]),
+    )
+
+
+def _read(words: Sequence[str], environ: Mapping[str, str]) -> Arguments:
+    told = parse(words, {name: value for name, value in environ.items() if name != "WRK_STATE_DIR"})
+    if told.wtype or told.show_config or any(word.partition("=")[0] == "--rack" for word in words):
+        raise UsageError("`up` decides itself what it starts: leave out --wtype, --rack and --show-config")
+    told.flags = [("discovery.mesh" if name == "mesh" else name, value) for name, value in told.flags]
+    return told
+
+
+def _embeddings(extras: Sequence[str], common: Sequence[Flag], own: Sequence[Flag]) -> Program | None:
+    unknown = sorted(set(extras) - {EMBEDDINGS})
+    if unknown:
+        raise UsageError(f"--with {unknown[0]}: there is {EMBEDDINGS}")
+    if own and not extras:
+        raise UsageError(f"--{own[0][0]}: that needs --with {EMBEDDINGS}")
+    if not extras:
+        return None
+    return Program("the embeddings rack", rack_type(EMBEDDINGS), EMBEDDINGS, (*common, *own))
+
+
+def _shared_settings(told: Arguments, environ: Mapping[str, str], flags: Sequence[Flag]) -> Settings:
+    """Read here as well, so that a mistake in them is one line and not one of every program."""
+    return load(
+        config_dir=told.config, env=told.env, environ=environ, flags=flags, known_sections=rack_kinds()
+    ).settings
+
+
+def _paths(told: Arguments) -> list[Flag]:
+    config = [("config", str(told.config))] if told.config else []
+    return [("env", told.env), *config]
+
+
+class _Flags:
+    """Settings by whose they are; later ones win, as on any command line."""
+
+    def __init__(self, flags: Sequence[Flag]) -> None:
+        self.orchestrator: list[Flag] = []
+        self.everybody: list[Flag] = []
+        self.embeddings: list[Flag] = []
+        self.sims: list[Flag] = []
+        for name, value in flags:
+            self._owner(tuple(canonical(part) for part in name.split("."))).append((name, value))
+
+    def _owner(self, path: tuple[str, ...]) -> list[Flag]:
+        if path in ORCHESTRATORS_OWN:
+            return self.orchestrator
+        if path in SETTINGS:
+            return self.everybody
+        return self.embeddings if path[0] == EMBEDDINGS.upper() else self.sims

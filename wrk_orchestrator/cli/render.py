@@ -1,0 +1,162 @@
+"""Answers of the mesh as tables and lines for people.
+
+Everything shown comes from other processes, some of it from strangers, so it is put into cells as plain
+text: no markup is read in it and no control character reaches the terminal. Knows no RPC.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .kinds import RACK
+from .plain import json_text, printable
+
+PIPED_WIDTH = 200  # a pipe has no edge to fold at; rich would take 80
+SHORT = 30  # characters of an id or address that is kept in one piece, however narrow the terminal
+WELL = "healthy"
+
+
+def console() -> Console:
+    """Where tables go: standard output, as wide as the terminal or wide enough."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+
+
+def show(*parts: RenderableType) -> None:
+    console().print(*parts, sep="\n")
+
+
+def cell(value: object, style: str = "") -> Text:
+    """A value of somebody else's as plain text."""
+    return Text(printable(str(value)), style=style)
+
+
+def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    """An empty table; columns in `numbers` are aligned to the right, those in `whole` are never folded."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for name in columns:
+        justify: Literal["right", "left"] = "right" if name in numbers else "left"
+        made.add_column(name, justify=justify, overflow="fold", no_wrap=name in whole)
+    return made
+
+
+def workers_parts(workers: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The answer of `listWorkers`: a line for each, then why some are not well."""
+    if not workers:
+        return [Text("no worker is registered; `wrk rack sim --rack r1` starts one")]
+    keys = {"worker": "workerId", "address": "address"}
+    short = [name for name, key in keys.items() if all(len(str(w[key])) <= SHORT for w in workers)]
+    made = table(
+        *("worker", "name", "models", "state", "address", "found by", "load"), numbers=("load",), whole=short
+    )
+    reasons = []
+    for worker in sorted(workers, key=lambda worker: str(worker["workerId"])):
+        made.add_row(*_worker_cells(worker))
+        if worker["cause"]:
+            reasons.append(cell(f"{worker['workerId']} is {worker['state']}: {worker['cause']}", "red"))
+    return [made, *reasons]
+
+
+def _worker_cells(worker: Mapping[str, Any]) -> Iterator[Text]:
+    offer, word = worker["capabilities"], str(worker["state"])
+    yield cell(worker["workerId"], "bold")
+    yield cell(" ".join(part for part in (worker["name"], worker["type"].removeprefix(RACK)) if part))
+    yield cell(", ".join(offer["models"]))
+    yield cell(word, "green" if word == WELL else "red")
+    yield cell(worker["address"])
+    yield cell(worker["foundBy"])
+    yield cell(f"{worker['currentLoad']} of {offer['capacity']['maxConcurrent']}")
+
+
+def status_parts(status: Mapping[str, Any]) -> list[RenderableType]:
+    """The answer of `getServiceStatus`: facts, then what each worker did."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(status):
+        facts.add_row(Text(name, style="dim"), cell(value))
+    balanced = status["loadBalancer"]["workers"]
+    return [facts, Text(), balance_table(balanced)] if balanced else [facts]
+
+
+def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    registry, health, clients = status["registry"], status["health"], status["rpcClients"]
+    yield "orchestrator", f"{status['workerId']}, {status['status']}, mesh {status['mesh']}"
+    yield "address", status["endpoint"]
+    yield "workers", f"{registry['workers']} registered, {health['healthy']} healthy{_not_well(health)}"
+    yield "models", ", ".join(f"{name} ({n})" for name, n in registry["models"].items()) or "none"
+    yield "balancing", f"{status['loadBalancer']['strategy']}, {status['loadBalancer']['waiting']} waiting"
+    yield "requests", _counts(status["routing"])
+    yield "links", f"{clients['ready']} of {clients['active']} ready"
+    yield "discovery", _counts(status["discovery"])
+
+
+def _not_well(health: Mapping[str, Any]) -> str:
+    others = {word: n for word, n in health["states"].items() if n and word != WELL}
+    return "".join(f", {n} {word}" for word, n in others.items())
+
+
+def _counts(counters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counters.items())
+
+
+def balance_table(workers: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The figures of the load balancer, per worker."""
+    columns = ("requests", "failed", "mean ms", "load now")
+    made = table("worker", *columns, numbers=columns)
+    for worker_id, figures in sorted(workers.items()):
+        made.add_row(
+            cell(worker_id, "bold"),
+            cell(figures["requestCount"]),
+            cell(figures["failureCount"]),
+            cell(f"{figures['averageProcessingTime']:.1f}"),
+            cell(figures["currentLoad"]),
+        )
+    return made
+
+
+def answer_text(result: Any) -> str:
+    """An inference result: its text if it has one, else JSON. A pipe gets the text as it came."""
+    if isinstance(result, dict) and isinstance(result.get("text"), str):
+        result = result["text"]
+    text = result if isinstance(result, str) else json_text(result)
+    return printable(text, keep="\n\t") if sys.stdout.isatty() else text
+
+
+def answered_by(answer: Mapping[str, Any], ms: float) -> str:
+    """Who answered, and how fast."""
+    result, attempts = answer["result"], answer["attempts"]
+    by = "simulated by" if isinstance(result, dict) and result.get("simulated") else "by"
+    again = f", attempt {attempts}" if attempts > 1 else ""
+    return printable(f"{by} {answer['workerId']} in {ms:.0f} ms{again}")
+
+
+def routed_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Which worker answered, how it was found, by which way and how fast."""
+    made = table("worker", "model", "found by", "via", "ms", numbers=("ms",))
+    for row in rows:
+        ms = f"{row['ms']:.1f}"
+        made.add_row(*(cell(row[key]) for key in ("workerId", "model", "foundBy", "via")), cell(ms))
+    return made
+
+
+def pairs_table(pairs: Iterable[tuple[str, str, float]]) -> Table:
+    """Pairs of sentences by similarity, the closest marked; they come closest first."""
+    made = table("similarity", "one", "other", "", numbers=("similarity",))
+    for position, (one, other, likeness) in enumerate(pairs):
+        style, mark = ("bold green", "<- closest") if position == 0 else ("", "")
+        made.add_row(*(cell(part, style) for part in (f"{likeness:.3f}", one, other, mark)))
+    return made
+
+
+def model_line(worker: Mapping[str, Any]) -> Text:
+    """What answered the sentences."""
+    offer, dimensions = worker["capabilities"], worker["labels"].get("dimensions", "?")
+    model = ", ".join(offer["models"])
+    return cell(
+        f"{model} on {worker['workerId']}, found by {worker['foundBy']}: {dimensions} numbers a vector"
+    )

@@ -1,0 +1,155 @@
+"""A short-lived client of the mesh: find whom to call, call, leave nothing behind.
+
+It reads the same settings as the processes that it calls, and looks for them first where processes of
+this user noted their addresses. Whom it found it keeps a link to until it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from random import Random, SystemRandom
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+from wrk_base import errors
+from wrk_base.config import Settings
+from wrk_base.discovery import Discovery, Found
+from wrk_base.discovery.static import StaticDiscovery
+from wrk_base.errors import SettingsError
+from wrk_base.rpc.client import PeerLimits
+from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.peers import Peers
+from wrk_base.rpc.zmq_link import LinkOptions, ZmqNetwork
+from wrk_base.settings_loader import load
+
+from .kinds import rack_kinds
+from .search import Fits, Search
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+CONNECT_SECONDS = 2.0
+GOODBYE_MS = 200
+ORCHESTRATOR = "orchestrator"
+
+
+def read_settings(mesh: str, interface: str, environ: Mapping[str, str]) -> Settings:
+    """The settings that a process started from this shell would have. Raises `SettingsError`."""
+    config = environ.get("WRK_CONFIG")
+    named = (("discovery.mesh", mesh), ("interface", interface))
+    read = partial(
+        load,
+        config_dir=Path(config) if config else None,
+        env=environ.get("WRK_ENV", "development"),
+        environ=environ,
+        flags=[flag for flag in named if flag[1]],
+    )
+    try:
+        return read().settings
+    except SettingsError:  # perhaps for a section of some rack, and those are slow to list
+        return read(known_sections=rack_kinds()).settings
+
+
+class Session:
+    """`async with Session(settings, state_dir) as session`: calls to whoever is there."""
+
+    def __init__(self, settings: Settings, state_dir: Path) -> None:
+        rng = Random(SystemRandom().getrandbits(128))
+        self.settings = settings
+        self._state_dir = state_dir
+        options = LinkOptions(max_message=settings.rpc.max_message_size)
+        self._network = ZmqNetwork(asyncio.get_running_loop(), options)
+        self._peers = Peers(
+            network=self._network,
+            identity=Identity(f"cli-{rng.getrandbits(32):08x}", rng.getrandbits(63) + 1, "client"),
+            rng=rng,
+            limits=PeerLimits(connect_timeout=CONNECT_SECONDS, max_message=settings.rpc.max_message_size),
+            max_peers=settings.rpc.max_peers,
+            linger=settings.pool_linger / 1000,
+        )
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._peers.close(GOODBYE_MS)
+        self._network.close()
+
+    async def call(self, endpoint: str, method: str, body: Any, timeout: float) -> Any:
+        """The result of `method` at `endpoint`; `timeout` in seconds. Raises `WrkError`."""
+        return await self._peers.request(endpoint, method, body, timeout=timeout)
+
+    async def orchestrator(self) -> str:
+        """The endpoint of an orchestrator of this mesh; raises `Unavailable` if none answers."""
+        search = self._search(lambda worker_id, role: role == ORCHESTRATOR, ORCHESTRATOR)
+        return (await search.first(self._likely())).endpoint
+
+    async def worker(self, wanted: str, timeout: float) -> str:
+        """The endpoint of the worker with this id, or of the only one with this name.
+
+        Orchestrators know every rack; one that none of them knows may still be heard on the network.
+        Raises `WorkerNotFound`.
+        """
+        try:
+            either = self._search(lambda worker_id, role: worker_id == wanted or role == ORCHESTRATOR, wanted)
+            peer = await either.first(self._likely())
+            if peer.info is not None and peer.info.worker_id == wanted:
+                return peer.endpoint
+            listed = await self.call(peer.endpoint, "listWorkers", {}, timeout)
+            address = address_of(wanted, listed["workers"])
+            if address:
+                return address
+            itself = self._search(lambda worker_id, role: worker_id == wanted, wanted)
+            return (await itself.first(self._likely())).endpoint
+        except errors.Unavailable as error:
+            raise errors.WorkerNotFound(error.message, not_started=True) from None
+
+    def _search(self, fits: Fits, what: str) -> Search:
+        chosen = self.settings.discovery
+        return Search(
+            self._peers, fits, f"{what} of mesh {chosen.mesh!r}", self._mdns if chosen.mdns else None
+        )
+
+    def _mdns(self) -> Discovery:
+        from wrk_base.discovery.mdns import MdnsDiscovery  # slow to import, and often not needed
+
+        silence = cast("FilteringBoundLogger", _Silence())
+        return MdnsDiscovery(self.settings.discovery.mesh, self.settings.interface, silence)
+
+    def _likely(self) -> Iterator[Found]:
+        yield from noted(self._state_dir, self.settings.discovery.mesh)
+        yield from StaticDiscovery(self.settings.discovery.peers).known()
+
+
+class _Silence:
+    """A logger that says nothing: what matters of a search is in its outcome."""
+
+    def info(self, event: str, **facts: object) -> None:
+        """Not said."""
+
+    warning = exception = info
+
+
+def noted(state_dir: Path, mesh: str) -> Iterator[Found]:
+    """Where processes of this user and mesh serve, by their status files; a crash leaves one behind."""
+    for path in sorted((state_dir / "status").glob("*.json")):
+        try:
+            status = json.loads(path.read_bytes())
+            if status["mesh"] == mesh:
+                yield Found(status["endpoint"], "status", status["instanceId"], 0, status["role"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # gone by now, or none of ours
+
+
+def address_of(wanted: str, workers: list[dict[str, Any]]) -> str:
+    """The address of the worker with this id, or of the only one with this name; empty if there is none."""
+    by_id = [worker["address"] for worker in workers if wanted in (worker["workerId"], worker["instanceId"])]
+    by_name = [worker["address"] for worker in workers if wanted == worker["name"]]
+    matches = by_id or (by_name if len(by_name) == 1 else [])
+    return str(matches[0]) if matches else ""

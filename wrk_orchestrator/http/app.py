@@ -1,0 +1,107 @@
+"""The ASGI entry: inference by a plain function, everything else by Litestar, every error answered here.
+
+A request of Litestar costs three times one of a plain function, which matters for inference only. Both
+get a request id, a body that is within the limit and the same answers to what goes wrong. Nothing that
+a caller does may end in anything but a JSON answer, and nothing that we did wrong shows more than its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, cast
+
+from litestar.exceptions import HTTPException
+
+from wrk_base import errors
+
+from ..orchestrator import OrchestratorWorker
+from . import docs
+from .control import control_app, translated
+from .errors import body_of
+from .exchange import ClientGone, Exchange, Message, Receive, Scope, Send
+from .inference import PATH, Inference
+
+_SANE_ID = re.compile(rb"[\x20-\x7e]{1,128}")
+
+
+class App:
+    """To be made and run in the service's event loop."""
+
+    def __init__(self, service: OrchestratorWorker) -> None:
+        self.inference = Inference(service)
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._control = cast(Any, control_app(service, docs.HANDLERS))
+        self._limit = service.settings.http.body_limit
+        self._patience = service.settings.request_timeout / 1000
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        exchange.request_id = self._request_id(exchange)
+        exchange.closing = self._service.stopping
+        try:
+            try:
+                await self._serve(exchange)
+            except asyncio.CancelledError:  # only the stop cancels, and what is cancelled here ends here
+                if not exchange.started:
+                    cut = errors.Unavailable("the orchestrator stopped before the answer came")
+                    await exchange.fail(cut, in_haste=True)
+            except Exception as error:
+                if exchange.gone:
+                    return
+                if exchange.started:
+                    raise
+                await exchange.fail(self._known(error, exchange))
+        except ClientGone as gone:
+            self._service.log.debug(
+                "http.caller_left", request_id=exchange.request_id, cause=repr(gone.__cause__)
+            )
+
+    async def _serve(self, exchange: Exchange) -> None:
+        arrived, scope = self._loop.time(), exchange.scope
+        body = await exchange.read(self._limit, self._patience) if scope["method"] == "POST" else b""
+        if scope["method"] == "POST" and _tidy(scope["path"]) == PATH:
+            await self.inference.handle(exchange, body, arrived)
+            return
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body out
+        inner = {**scope, "method": method, "state": {"exchange": exchange}}
+        await self._control(inner, _replay(body, exchange.receive), exchange.send)
+
+    def _known(self, error: Exception, exchange: Exchange) -> errors.WrkError:
+        """The error to tell. One that nobody meant to raise is for the log, with its traceback."""
+        if isinstance(error, errors.WrkError):
+            return error
+        if isinstance(error, HTTPException) and error.status_code < 500:
+            return translated(error, exchange)
+        where = {"method": exchange.scope["method"], "path": exchange.scope["path"][:200]}
+        self._service.log.error("http.failed", request_id=exchange.request_id, **where, exc_info=error)
+        return errors.Internal("something failed here; the log says what, under this request id")
+
+    def _request_id(self, exchange: Exchange) -> str:
+        given = exchange.headers.get(b"x-request-id", b"")
+        return given.decode() if _SANE_ID.fullmatch(given) else self.new_id()
+
+    def new_id(self) -> str:
+        """A request id for who brought none."""
+        return f"{self._service.context.rng.getrandbits(128):032x}"
+
+    def refusal(self, error: errors.WrkError) -> tuple[bytes, str]:
+        """(body, request id) of the answer to bytes that never became a request."""
+        request_id = self.new_id()
+        return body_of(error, request_id), request_id
+
+
+def _tidy(path: str) -> str:
+    """The path as Litestar understands it: without empty steps."""
+    return path if path == PATH else "/" + "/".join(step for step in path.split("/") if step)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body that was read, and then what comes."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed

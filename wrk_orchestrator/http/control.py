@@ -1,0 +1,183 @@
+"""The REST handlers beside inference: each hands one question to the orchestrator and its answer back.
+
+No rules live here. Bodies are judged by the orchestrator, whose refusals are the same over RPC, and every
+error leaves as it was raised: `app.py` turns it into an answer. `opt` holds the shapes of
+bodies and results, for the API's document (`docs.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NoReturn, TypeAlias
+
+import msgspec
+from litestar import Litestar, Request, delete, get, post
+from litestar.di import NamedDependency, Provide
+from litestar.exceptions import HTTPException
+from litestar.params import FromPath, QueryParameter
+
+from wrk_base import clock, contract, errors
+
+from ..orchestrator import OrchestratorWorker
+from .errors import MethodNotAllowed
+from .exchange import Exchange, decode_json
+from .inference import PATH, Routed, RouteInference
+
+Answer: TypeAlias = dict[str, Any]
+Service: TypeAlias = NamedDependency[OrchestratorWorker]
+_json = msgspec.json.Decoder()
+
+
+@get("/health", sync_to_thread=False)
+def health(service: Service) -> Answer:
+    """Whether the process is alive
+
+    200 as soon as it answers at all, also while it starts or drains.
+    """
+    return {
+        "success": True,
+        "status": "alive",
+        "workerId": service.identity.worker_id,
+        "timestamp": clock.wall_ms(),
+    }
+
+
+@get("/ready", sync_to_thread=False)
+def ready(service: Service) -> Answer:
+    """Whether traffic may come
+
+    503 with the reason while it starts or drains. That no rack is there is no reason.
+    """
+    reason = service.not_ready()
+    if reason:
+        raise errors.Unavailable(f"not ready: {reason}")
+    return {"success": True, "ready": True}
+
+
+@get("/api/status", sync_to_thread=False)
+def status(service: Service) -> Answer:
+    """Registry, balancer, health and RPC clients in one answer"""
+    return service.service_status()
+
+
+@get("/api/load-balancer", sync_to_thread=False)
+def load_balancer(service: Service) -> Answer:
+    """The strategy, and figures per worker"""
+    return service.load_balancing_stats()
+
+
+@post(
+    "/api/workers/register",
+    status_code=200,
+    opt={
+        "body": contract.Registration,
+        "result": contract.Registered,
+        "example": {
+            "workerId": "gpu-box-1",
+            "address": "tcp://192.168.1.20:8010",
+            "capabilities": {"models": ["llama-3-8b"], "tags": ["gpu"], "capacity": {"maxConcurrent": 4}},
+        },
+    },
+)
+async def register(request: Request[Any, Any, Any], service: Service) -> Answer:
+    """Enter a worker by hand
+
+    It is dialled back before it gets any request, and kept over restarts of the orchestrator. A worker
+    with the same id is replaced.
+    """
+    return service.register(await _body(request), source="http")
+
+
+@post(
+    "/api/workers/find",
+    status_code=200,
+    opt={
+        "body": contract.FindWorker,
+        "example": {"modelId": "m1", "requirements": {"capabilities": ["gpu"]}},
+    },
+)
+async def find(request: Request[Any, Any, Any], service: Service) -> Answer:
+    """The worker that a request would get now
+
+    For callers that then talk to it directly, by RPC.
+    """
+    return service.find(await _body(request))
+
+
+@get("/api/workers", sync_to_thread=False)
+def workers(
+    service: Service,
+    model_id: Annotated[
+        str | None, QueryParameter(name="modelId", description="Only those that serve it.")
+    ] = None,
+    in_state: Annotated[str | None, QueryParameter(name="state", description="Only those in it.")] = None,
+) -> Answer:
+    """All workers, or some"""
+    return service.list_workers({"modelId": model_id, "state": in_state})
+
+
+@get("/api/workers/{id:str}", sync_to_thread=False)
+def worker(id: FromPath[str], service: Service) -> Answer:
+    """One worker"""
+    return {"success": True, "worker": service.show(service.fleet.entry(id))}
+
+
+@delete("/api/workers/{id:str}", status_code=200, sync_to_thread=False)
+def unregister(id: FromPath[str], service: Service) -> Answer:
+    """Take a worker out
+
+    A rack that is still running may register itself again.
+    """
+    return service.unregister(id)
+
+
+@post(
+    PATH,
+    status_code=200,
+    opt={
+        "body": RouteInference,
+        "result": Routed,
+        "example": {"modelId": "m1", "inputData": "hello", "options": {"timeoutMs": 30_000}},
+    },
+)
+async def route() -> Answer:
+    """Route one inference request to a worker that serves the model
+
+    With `simulate` the answer is made up without any worker, and says so.
+    """
+    raise AssertionError("app.py serves this path; here it is for the document and for other methods")
+
+
+HANDLERS = (health, ready, status, workers, register, find, worker, unregister, route, load_balancer)
+
+
+def control_app(service: OrchestratorWorker, more: tuple[Any, ...] = ()) -> Litestar:
+    """The ASGI application of these handlers and `more`; it raises what they raise."""
+    return Litestar(
+        [*HANDLERS, *more],
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        exception_handlers={Exception: _pass_on},
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=None,  # app.py has read the body within the limit
+    )
+
+
+def translated(error: HTTPException, exchange: Exchange) -> errors.WrkError:
+    """What Litestar refuses by itself, as an error of ours."""
+    method, path = exchange.scope["method"], exchange.scope["path"][:200]
+    if error.status_code == 404:
+        return errors.NotFound(f"there is nothing at {path!r}; /docs lists what there is")
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("allow", "")
+        return MethodNotAllowed(f"{method} is not for {path!r}, which takes {allow}", data={"allow": allow})
+    return errors.BadRequest(error.detail)
+
+
+async def _body(request: Request[Any, Any, Any]) -> Any:
+    exchange: Exchange = request.scope["state"]["exchange"]
+    exchange.check_media_type()
+    return decode_json(_json, await request.body())
+
+
+def _pass_on(_: Request[Any, Any, Any], error: Exception) -> NoReturn:
+    raise error

@@ -1,0 +1,93 @@
+"""From an error of ours to an HTTP answer: status, headers and JSON body, here and nowhere else.
+
+    {"error": {"code": "ERR_BAD_REQUEST", "message": "…", "requestId": "…", "field": "modelId", "data": {}}}
+
+`field` and `data` are there when there is something to say. The status is the one of the error's class,
+with one exception: a model that was never seen is not found, while one whose workers are gone is
+unavailable. What only HTTP can get wrong has its class here; its `code` is one that callers already know.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from wrk_base import errors
+
+LEAST_RETRY_S = 1  # Retry-After has whole seconds, and 0 would invite a storm
+
+
+class BodyTooLarge(errors.BadRequest):
+    """The body is longer than what is accepted."""
+
+    http_status = 413
+
+
+class HeadTooLarge(errors.BadRequest):
+    """The request line and the headers are longer than what is accepted."""
+
+    http_status = 431
+
+
+class WrongMediaType(errors.BadRequest):
+    """The body is not JSON."""
+
+    http_status = 415
+
+
+class BodyTooSlow(errors.DeadlineExceeded):
+    """The body did not arrive in time."""
+
+    http_status = 408
+
+
+class MethodNotAllowed(errors.MethodNotFound):
+    """The path exists, but not for this method; `data["allow"]` lists what it takes."""
+
+    http_status = 405
+
+
+class ErrorFacts(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What went wrong. `code` is for programs, `message` for people, `field` the part of the request."""
+
+    code: str
+    message: str
+    request_id: str
+    field: str | msgspec.UnsetType = msgspec.UNSET
+    data: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every answer that is not a success."""
+
+    error: ErrorFacts
+
+
+def status_of(error: errors.WrkError) -> int:
+    """The HTTP status of an error."""
+    if isinstance(error, errors.NoWorkersAvailable) and error.data.get("modelSeen") is False:
+        return 404
+    return error.http_status
+
+
+def headers_of(error: errors.WrkError) -> list[tuple[bytes, bytes]]:
+    """Headers that the status calls for: when to come again, and what is allowed instead."""
+    if isinstance(error, MethodNotAllowed):
+        return [(b"allow", str(error.data["allow"]).encode())]
+    if status_of(error) not in (429, 503):
+        return []
+    seconds = max(LEAST_RETRY_S, -(-(error.retry_after_ms or 0) // 1000))
+    return [(b"retry-after", str(seconds).encode())]
+
+
+def body_of(error: errors.WrkError, request_id: str) -> bytes:
+    """The JSON body. `data` of another process is left out when JSON cannot carry it."""
+    data = dict(error.data)
+    field = str(data.pop("field", "")) or msgspec.UNSET
+    facts = ErrorFacts(error.name, error.message, request_id, field, data or msgspec.UNSET)
+    try:
+        return msgspec.json.encode(ErrorBody(facts))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        facts.field = facts.data = msgspec.UNSET
+        return msgspec.json.encode(ErrorBody(facts))

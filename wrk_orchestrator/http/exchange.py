@@ -1,0 +1,173 @@
+"""One HTTP request and its one answer, over plain ASGI.
+
+The server's `send` says nothing when the caller has left, or raises in a way of its own, so the only
+sign of it is `receive`: `unless_gone` watches that while work is done for the caller. An answer leaves
+at most once and always carries the request id. It knows nothing of workers or of paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from wrk_base import errors
+
+from .errors import BodyTooLarge, BodyTooSlow, WrongMediaType, body_of, headers_of, status_of
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+T = TypeVar("T")
+
+JSON = b"application/json"
+LINGER_S = 2.0  # how long the rest of a refused body is read and thrown away
+
+
+class ClientGone(Exception):
+    """The caller left before its answer."""
+
+
+class Exchange:
+    """`closing` asks the caller for a new connection next time, because this server is about to go."""
+
+    __slots__ = ("_send", "closing", "gone", "headers", "receive", "request_id", "scope", "started", "unread")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self.receive, self._send = scope, receive, send
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = ""
+        self.closing = False
+        self.started = False
+        self.gone = False
+        self.unread = False
+
+    # --- what comes in
+
+    async def read(self, limit: int, seconds: float) -> bytes:
+        """The whole body; raises `BodyTooLarge`, `BodyTooSlow` or `ClientGone`."""
+        self.unread = True
+        if int(self.headers.get(b"content-length", b"0")) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._read(limit)
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive within {seconds:g} s") from None
+
+    async def _read(self, limit: int) -> bytes:
+        chunks: list[bytes] = []
+        room, more = limit, True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunks.append(message.get("body", b""))
+            room -= len(chunks[-1])
+            if room < 0:
+                raise _too_large(limit)
+            more = message.get("more_body", False)
+        self.unread = False
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def check_media_type(self) -> None:
+        """Raises `WrongMediaType`. A body without a type is taken for JSON; one with another is not."""
+        kind = self.headers.get(b"content-type", JSON).partition(b";")[0].strip().lower()
+        if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+            raise WrongMediaType(f"send content-type: application/json, not {kind.decode('latin-1')[:100]!r}")
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns; it is cancelled and `ClientGone` raised when the caller leaves.
+
+        To be used when the body was read: the next thing to arrive is the end of the connection. (A
+        further request on it, sent before this one is answered, hides that end from the server: then
+        the work goes on until its deadline.)
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        def leave(_: asyncio.Future[Message]) -> None:
+            nonlocal gone
+            gone = True
+            task.cancel()
+
+        watch = asyncio.ensure_future(self.receive())
+        watch.add_done_callback(leave)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            task.uncancel()
+            raise ClientGone from None
+        finally:
+            watch.remove_done_callback(leave)
+            watch.cancel()
+
+    # --- what goes out
+
+    async def send(self, message: Message) -> None:
+        """Pass one message of an answer on; whatever the server raises means that the caller left."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers: Headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+            if self.closing:
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        try:
+            await self._send(message)
+        except Exception as error:
+            self.gone = True
+            raise ClientGone from error
+
+    async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """Send a whole JSON answer."""
+        await self._start(status, body, headers or [])
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def fail(self, error: errors.WrkError, *, in_haste: bool = False) -> None:
+        """Send the answer that an error has; `in_haste` there is no time for what is still to be read."""
+        body, headers = body_of(error, self.request_id), headers_of(error)
+        if in_haste or not self.unread:
+            await self.answer(status_of(error), body, headers)
+            return
+        self.closing = True
+        await self._start(status_of(error), body, headers)
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        try:
+            await self._linger()
+        finally:
+            await self.send({"type": "http.response.body", "body": b""})
+
+    async def _start(self, status: int, body: bytes, headers: Headers) -> None:
+        length = (b"content-length", str(len(body)).encode())
+        head = [(b"content-type", JSON), length, *headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": head})
+
+    async def _linger(self) -> None:
+        """Let the caller finish its sending: a connection closed under it is reset, answer and all."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while (await self.receive()).get("more_body"):
+                    pass
+        except TimeoutError:
+            pass
+
+
+def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """A JSON body as what the decoder makes of it; raises `BadRequest`. An empty one is an empty object."""
+    try:
+        return decoder.decode(body or b"{}")
+    except msgspec.ValidationError as error:
+        raise errors.BadRequest(f"request: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise errors.BadRequest(f"the body cannot be read as JSON: {error}") from None
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is longer than {limit} bytes", data={"limitBytes": limit})

@@ -1,0 +1,142 @@
+"""`POST /api/inference/route` as a plain function, because it is the path that everybody waits for.
+
+The input is cut out of the body and forwarded as the bytes that came, the result put into the answer
+as the bytes that came back: neither is decoded here. Of the head only what routing needs is checked,
+and all of it is forwarded. When the caller leaves, the work is cancelled all the way to the rack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from wrk_base import contract, errors
+from wrk_base.rpc import wire
+from wrk_base.rpc.client import Reply
+
+from ..orchestrator import OrchestratorWorker
+from .errors import BodyTooLarge
+from .exchange import Exchange, decode_json
+
+PATH = "/api/inference/route"
+
+
+class Sent(msgspec.Struct, rename="camel"):
+    """The body, taken apart and not yet judged."""
+
+    input_data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    model_id: Any = msgspec.UNSET
+    options: Any = msgspec.UNSET
+    simulate: Any = msgspec.UNSET
+
+
+class RouteInference(contract.InferenceHead, frozen=True, kw_only=True):
+    """One inference request. `inputData` is any JSON; only the rack looks into it."""
+
+    input_data: Any
+
+
+class Routed(msgspec.Struct, rename="camel"):
+    """The answer. `result` is what the rack said, `routedAt` Unix milliseconds."""
+
+    success: bool
+    result: Any
+    worker_id: str
+    routed_at: int
+    attempts: int
+    request_id: str
+
+
+_sent = msgspec.json.Decoder(Sent)
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
+def take_apart(body: bytes) -> tuple[contract.InferenceHead, dict[str, Any], bytes]:
+    """(the head as routing reads it, the head as it was sent, the input's bytes); raises `BadRequest`."""
+    sent = decode_json(_sent, body)
+    head = {"modelId": sent.model_id, "options": sent.options, "simulate": sent.simulate}
+    head = {name: value for name, value in head.items() if value is not msgspec.UNSET}
+    checked = contract.parse(contract.InferenceHead, head)
+    if isinstance(sent.input_data, msgspec.UnsetType):
+        raise errors.BadRequest("request: inputData: it is required", data={"field": "inputData"})
+    head.pop("simulate", None)  # a question to this orchestrator; it is never a rack's
+    return checked, head, bytes(sent.input_data)
+
+
+def put_together(reply: Reply, request_id: str) -> bytes:
+    """The answer's body. A result in JSON goes in as it is, once it is known to be JSON."""
+    try:
+        if reply.content_type == wire.JSON:
+            result = _raw.decode(reply.payload)
+        else:
+            result = wire.unpack_body(reply.payload, reply.content_type)
+        return msgspec.json.encode(
+            {"success": True, "result": result, **(reply.head or {}), "requestId": request_id}
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise errors.Internal(f"the worker's result cannot be put into JSON: {error}") from error
+
+
+class Inference:
+    """Routes for HTTP callers, and knows what is under way so that a stop can wait for it."""
+
+    def __init__(self, service: OrchestratorWorker) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def handle(self, exchange: Exchange, body: bytes, arrived: float) -> None:
+        """Route one request whose body was read; `arrived` is when it came, in the loop's time."""
+        reason = self._service.not_ready()
+        if reason:
+            raise errors.Unavailable(f"this orchestrator takes no requests: {reason}", not_started=True)
+        exchange.check_media_type()
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        self._idle.clear()
+        try:
+            reply = await exchange.unless_gone(self._route(body, arrived))
+            await exchange.answer(200, put_together(reply, exchange.request_id))
+        finally:
+            self._running.discard(task)
+            if not self._running:
+                self._idle.set()
+
+    async def _route(self, body: bytes, arrived: float) -> Reply:
+        head, wire_head, payload = take_apart(body)
+        if not (head.simulate or head.options.simulate):
+            self._check_size(wire_head, payload)
+        timeout = head.options.timeout_ms or self._service.settings.request_timeout
+        return await self._service.route(head, wire_head, payload, wire.JSON, arrived + timeout / 1000)
+
+    def _check_size(self, head: dict[str, Any], payload: bytes) -> None:
+        """Refuse what no link can carry before a worker is picked for it, and blamed."""
+        limit = self._service.settings.rpc.max_message_size
+        try:
+            size = len(wire.pack_body(head)) + len(payload) + wire.ENVELOPE_BYTES
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            text = f"options hold what cannot be sent to a worker: {error}"
+            raise errors.BadRequest(text, data={"field": "options"}) from None
+        if size > limit:
+            text = f"the request takes {size} bytes; one message to a worker takes at most {limit}"
+            raise BodyTooLarge(text, data={"limitBytes": limit})
+
+    # --- the stop
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    async def drained(self) -> None:
+        """Wait until no request is under way."""
+        await self._idle.wait()
+
+    def cancel_all(self) -> None:
+        """Stop what is under way; its callers are told."""
+        for task in tuple(self._running):
+            task.cancel()
