@@ -3,8 +3,8 @@
     wrk worker --wtype TYPE --rack NAME --env ENV [--debug] [--KEY VALUE ...]
 
 Types are entry points of the group `wrk.workers` (`wrk-rack-sim`) or `package.module:Class`. Everything
-that stops the start is one line on standard error and exit code 1; wrong usage is 2. The first SIGINT
-or SIGTERM drains, a second one stops waiting.
+that stops the start is one line on standard error and exit code 1; wrong usage is 2. What a worker's own
+code raises is shown with its traceback. The first SIGINT or SIGTERM drains, a second one stops waiting.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -70,8 +71,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Arguments:
     """Raises `UsageError`. `WRK_CONFIG`, `WRK_STATE_DIR`, `WRK_ENV` and `WRK_RACK` stand in for flags."""
     config, state = environ.get("WRK_CONFIG"), environ.get("WRK_STATE_DIR")
     arguments = Arguments(
-        rack=environ.get("WRK_RACK", "main"),
-        env=environ.get("WRK_ENV", "development"),
+        rack=environ.get("WRK_RACK") or "main",
+        env=environ.get("WRK_ENV") or "development",
         config=Path(config) if config else None,
         state_dir=Path(state) if state else None,
     )
@@ -114,7 +115,7 @@ def find_class(wtype: str) -> type[Worker]:
     """The worker class of a type name or of `package.module:Class`; raises `StartError`."""
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if wtype in known:
-        found = known[wtype].load()
+        found = _import_class(known[wtype].value)
     elif ":" in wtype:
         found = _import_class(wtype)
     else:
@@ -130,11 +131,21 @@ def _import_class(path: str) -> object:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise StartError(f"cannot import {module}: {error}") from error
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever its code does
+        raise StartError(f"cannot import {module}: {_where(error)}") from error
+    try:
+        return getattr(found, name)
     except AttributeError:
         raise StartError(f"the module {module} has no class {name}") from None
+
+
+def _where(error: Exception) -> str:
+    """The error in one line; with its place, if it is the module's own fault."""
+    if isinstance(error, ImportError | SyntaxError):  # these say it themselves
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _sections_of_racks() -> tuple[str, ...]:
@@ -147,7 +158,9 @@ def _sections_of_racks() -> tuple[str, ...]:
 
 
 def load_settings(kind: type[Worker], arguments: Arguments, environ: Mapping[str, str]) -> Loaded:
-    """Raises `SettingsError`."""
+    """Raises `StartError`: `SettingsError`, or that the directory of the settings files is not there."""
+    if arguments.config is not None and not arguments.config.is_dir():
+        raise StartError(f"--config or WRK_CONFIG: {arguments.config} is no directory")
     return load(
         config_dir=arguments.config,
         env=arguments.env,
@@ -248,16 +261,19 @@ async def _serve(worker: Worker, status: StatusFile) -> int:
     ended = _stop_on_signals(worker)
     starting = asyncio.ensure_future(worker.start())
     signalled = asyncio.ensure_future(ended.wait())
-    await asyncio.wait((starting, signalled), return_when=asyncio.FIRST_COMPLETED)
-    if starting.done():
-        starting.result()
-        status.write(worker.status())
-        await signalled
-    else:
-        starting.cancel()  # a model may take minutes to load: who asks for the end does not wait for it
-        await asyncio.wait((starting,))
-    await worker.stop()
-    status.remove()
+    try:
+        await asyncio.wait((starting, signalled), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            status.write(worker.status())
+            await signalled
+        else:
+            starting.cancel()  # a model may take minutes to load: who asks for the end does not wait for it
+            await asyncio.wait((starting,))
+    finally:
+        signalled.cancel()
+        await worker.stop()
+        status.remove()
     return 0
 
 

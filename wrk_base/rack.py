@@ -15,7 +15,7 @@ from . import contract, errors
 from .discovery import Found
 from .enrolment import Enrolment
 from .rpc import wire
-from .rpc.server import Request
+from .rpc.request import Request
 from .worker import Worker, WorkerContext
 
 UNREGISTER_SECONDS = 0.5

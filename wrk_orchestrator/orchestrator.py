@@ -14,7 +14,7 @@ from wrk_base import clock, contract, errors
 from wrk_base.discovery import Found
 from wrk_base.rpc.client import Reply
 from wrk_base.rpc.identity import PeerInfo
-from wrk_base.rpc.server import Request
+from wrk_base.rpc.request import Request
 from wrk_base.store import Store
 from wrk_base.worker import Worker, WorkerContext
 

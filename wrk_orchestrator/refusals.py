@@ -50,7 +50,7 @@ def refusal(
 
 def _unavailable(registry: ServiceRegistry, model: str, reason: str) -> NoWorkersAvailable:
     seen, models = registry.seen(model), registry.some_models(NAMED)
-    served = f"served are {', '.join(models)}" if models else "no model is served now"
+    served = f"known here are {', '.join(models)}" if models else "no model is known here"
     return NoWorkersAvailable(
         f"model {model}: {reason if seen else 'never seen here'}; {served}",
         data={"model": model, "modelSeen": seen, "models": models},

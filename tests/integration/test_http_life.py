@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.fakes.aio import LoopName, eventually, run
+from tests.fakes.aio import LoopName, eventually, open_files, run
 from tests.fakes.http_house import REGISTER, ROUTE, Raw, get, house, network, running, service_of, settings_of
 from wrk_base.config import HttpSettings, StopSettings
+from wrk_orchestrator.http.app import App
+from wrk_orchestrator.http.server import HttpServer
 
 LOOPS: tuple[LoopName, ...] = ("asyncio", "uvloop")
 
@@ -92,6 +96,18 @@ def test_a_body_that_never_arrives_is_408(tmp_path: Path) -> None:
             assert (status, headers["connection"]) == (408, "close")
             assert body["error"]["code"] == "ERR_DEADLINE_EXCEEDED"
             await raw.close()
+
+    run(story())
+
+
+def test_a_request_that_names_no_deadline_has_the_one_of_the_settings(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house(tmp_path, request_timeout=50) as h:
+            patient = h.hold(options={"timeoutMs": 20_000})
+            late = await h.hold()
+            assert (late.status_code, late.json()["error"]["code"]) == (504, "ERR_DEADLINE_EXCEEDED")
+            h.rack.go_on.set()
+            assert (await patient).status_code == 200
 
     run(story())
 
@@ -218,7 +234,7 @@ def test_a_caller_who_pipelines_and_leaves_does_no_harm(
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_stop_refuses_what_is_new_and_finishes_what_is_under_way(loop: LoopName, tmp_path: Path) -> None:
     async def story() -> None:
-        async with house(tmp_path) as h:
+        async with house(tmp_path, http=HttpSettings(shutdown_timeout=0)) as h:
             assert (await h.http.get("/ready")).status_code == 200
             held = h.hold()
             await h.held()
@@ -252,6 +268,46 @@ def test_a_drain_that_is_cut_tells_its_callers(tmp_path: Path) -> None:
             assert (cut.status_code, cut.json()["error"]["code"]) == (503, "ERR_UNAVAILABLE")
             assert cut.headers["x-request-id"] == cut.json()["error"]["requestId"]
             await eventually(lambda: h.rack.cancelled == 1)
+
+    run(story())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_caller_who_reads_no_answers_does_not_hold_up_the_stop(loop: LoopName, tmp_path: Path) -> None:
+    settings = {"stop": StopSettings(drain_timeout=50), "http": HttpSettings(shutdown_timeout=50)}
+
+    async def story() -> None:
+        async with house(tmp_path, **settings) as h:
+            raw = await h.connect()
+            for _ in range(20):  # more than the buffers of both sides take
+                raw.post(b'{"modelId":"m1","inputData":"%s"}' % (b"x" * 1_000_000))
+            await h.held(3)
+            await h.service.stop()
+            await raw.close()
+
+    run(story(), loop)
+
+
+def test_a_stopped_server_keeps_no_connection_whose_caller_takes_nothing() -> None:
+    streaming = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        streaming.set()
+        while True:  # gives the loop a turn only when there is no more room on the way
+            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+
+    async def story() -> None:
+        before = open_files()
+        server = HttpServer(cast(App, endless), "127.0.0.1", 0, 0.0)
+        port = int((await server.start()).rpartition(":")[2])
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.connect(("127.0.0.1", port))
+            caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await streaming.wait()
+            await server.stop()
+            await eventually(lambda: open_files() == before + 1)
 
     run(story())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -328,6 +329,30 @@ def test_connections_that_are_reset_at_once_leave_nothing() -> None:
                 await asyncio.sleep(0)
 
     survives(attack)
+
+
+def test_without_a_descriptor_left_a_dial_fails_like_any_other_and_comes_back() -> None:
+    async def attack(scene: Scene) -> None:
+        heard = Happenings()
+        peer = scene.house.peer(events=heard, keep=True, redial_max=0.1)
+        with no_descriptors_left():
+            peer.dial()
+            await heard.until(lambda: heard.story)
+            assert heard.story[0].startswith("down: no socket could be made for it")
+        await heard.until(lambda: peer.ready)
+        scene.house.peers.pop().close()
+
+    survives(attack)
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # those that are open stay so
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # --- peers of ZeroMQ that are none of ours

@@ -21,7 +21,8 @@ from wrk_base.enrolment import DIAL_BACK_SECONDS, FORGET_SECONDS, Enrolment
 from wrk_base.rpc.client import PeerLimits
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.peers import Peers
-from wrk_base.rpc.server import Request, Server
+from wrk_base.rpc.request import Request
+from wrk_base.rpc.server import Server
 
 LEASE_S = 30.0
 SOON = 1.0

@@ -26,7 +26,7 @@ from wrk_orchestrator import pools
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.service_registry import ServiceRegistry
-from wrk_orchestrator.strategies import STRATEGIES, least_connections, weighted
+from wrk_orchestrator.strategies import STRATEGIES, deck, least_connections, weighted
 
 EVERY = sorted(STRATEGIES)
 
@@ -672,6 +672,7 @@ def test_any_history_equals_the_model(strategy: str, monkeypatch: pytest.MonkeyP
     # Small enough that five workers reach what ten thousand do.
     monkeypatch.setattr(pools, "MAX_POOLS", 6)
     monkeypatch.setattr(least_connections, "SPARE_ROWS", 0)
+    monkeypatch.setattr(deck, "SPARE_CARDS", 2)
     monkeypatch.setattr(weighted, "SPARE_TURNS", 0)
     monkeypatch.setattr(weighted, "FIRST", 1)
     monkeypatch.setattr(weighted, "MORE", 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.aio import run
+from tests.fakes.aio import eventually, run
 from tests.fakes.context import FakeRack, Offer, Site
 from wrk_base import errors
 from wrk_base.discovery import Found
@@ -81,9 +81,7 @@ class Mesh(Site):
 
 
 async def until(holds: Callable[[], object], within: float = SOON) -> None:
-    async with asyncio.timeout(within):
-        while not holds():
-            await asyncio.sleep(0.01)
+    await eventually(holds, within)
 
 
 def story(tell: Callable[[Mesh], Awaitable[None]], directory: Path) -> None:
@@ -566,7 +564,9 @@ def test_registering_again_leaves_nothing_of_the_old_offer(tmp_path: Path) -> No
             await mesh.infer()
         assert gone.value.data["modelSeen"] is True
         with pytest.raises(errors.NoWorkersMatch):
-            await mesh.ask("findAvailableWorker", {"modelId": "m2", "requirements": {"capabilities": ["gpu"]}})
+            await mesh.ask(
+                "findAvailableWorker", {"modelId": "m2", "requirements": {"capabilities": ["gpu"]}}
+            )
         assert mesh.orc.balancer.limit("r1") == 1
         assert mesh.states() == {"r1": "healthy"}
 
@@ -615,6 +615,55 @@ def test_healthy_worker_that_is_moved_gets_no_work_before_it_was_dialled_there(t
         await mesh.register("by-hand", rack.endpoint)
         await mesh.see(by_hand="healthy")
         assert await mesh.asked() == {"by-hand"}
+
+    story(told, tmp_path)
+
+
+def test_entry_at_the_address_of_a_rack_that_drains_gets_no_work(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        rack = await mesh.rack("r1")
+        await mesh.see(r1="healthy")
+        async with under_way(rack, mesh.infer()) as work:
+            stop = asyncio.ensure_future(rack.stop())
+            await mesh.see(r1="draining")
+            await mesh.register("by-hand", rack.endpoint)
+            await mesh.see(by_hand="draining")
+            with pytest.raises(errors.NoWorkersAvailable):
+                await mesh.infer()
+        await work
+        await stop
+
+    story(told, tmp_path)
+
+
+def test_forged_goodbye_changes_nothing(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        rack = await mesh.rack("r1")
+        await mesh.see(r1="healthy")
+        mesh.orc.on_gone(Found(rack.endpoint, "mdns", "r1", 1, "rack"))
+        await asyncio.sleep(60.0)
+        assert mesh.states() == {"r1": "healthy"}
+        assert mesh.dials(rack) == 1
+
+    story(told, tmp_path)
+
+
+def test_work_of_a_worker_that_is_unregistered_moves_to_another(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        unheard = mesh.bus.join("nobody")
+        rack = await mesh.rack("r1", heard=unheard)
+        await mesh.register("by-hand", rack.endpoint)
+        await mesh.see(by_hand="healthy")
+        rack.hold()
+        work = asyncio.ensure_future(mesh.infer())
+        await until(lambda: rack.seen)
+        await mesh.rack("r2")
+        await mesh.see(by_hand="healthy", r2="healthy")
+        await mesh.ask("unregisterWorker", {"workerId": "by-hand"})
+        assert ((await work)["workerId"], (await work)["attempts"]) == ("r2", 2)
+        await until(lambda: rack.cancelled == 1)
+        assert mesh.orc.balancer.leases == 0
+        assert mesh.states() == {"r2": "healthy"}
 
     story(told, tmp_path)
 
@@ -903,8 +952,7 @@ def test_errors_of_the_handler_are_the_answer_and_say_nothing_of_its_health(tmp_
         rack = await mesh.rack("r1")
         await mesh.rack("r2")
         await mesh.see(r1="healthy", r2="healthy")
-        for worker in (rack,):
-            worker.failure = errors.BadRequest("too long", data={"field": "prompt"})
+        rack.failure = errors.BadRequest("too long", data={"field": "prompt"})
         seen = []
         for _ in range(12):
             try:
@@ -936,7 +984,7 @@ def test_zero_workers_are_healthy(tmp_path: Path) -> None:
         health = await mesh.ask("healthCheck")
         assert (health["success"], health["healthy"]) == (True, True)
         assert all(part["healthy"] for part in health["components"].values())
-        with pytest.raises(errors.NoWorkersAvailable, match="no model is served now"):
+        with pytest.raises(errors.NoWorkersAvailable, match="no model is"):
             await mesh.infer()
         assert (await mesh.ask("getLoadBalancingStats"))["workers"] == {}
         assert (await mesh.ask("listWorkers")) == {"success": True, "workers": [], "total": 0}
@@ -1098,6 +1146,41 @@ def test_request_that_makes_no_sense_names_the_field(tmp_path: Path) -> None:
     story(told, tmp_path)
 
 
+# --- limits
+
+
+def test_worker_for_which_no_link_is_left_says_so_until_there_is_one(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        small = await mesh.orchestrator("small", flags={"rpc.maxPeers": "1"}, heard=mesh.bus.join("alone"))
+        rack = await mesh.rack("r1", heard=mesh.bus.join("nobody"))
+        body = {"workerId": "first", "address": NOBODY}
+        await mesh.ask("registerWorker", body, of=small)
+        second = {"workerId": "second", "address": rack.endpoint, "capabilities": {"models": ["m1"]}}
+        await mesh.ask("registerWorker", second, of=small)
+        await mesh.see(of=small, first="unreachable", second="unreachable")
+        assert "rpc.maxPeers = 1" in mesh.listed(small)["second"]["cause"]
+        await mesh.ask("unregisterWorker", {"workerId": "first"}, of=small)
+        await mesh.ask("registerWorker", second, of=small)
+        await mesh.see(of=small, second="healthy")
+
+    story(told, tmp_path)
+
+
+def test_request_that_no_link_can_carry_says_nothing_of_a_worker(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        limits = {"rpc.maxMessageSize": "524288"}
+        await mesh.rack("r1", flags=limits)
+        await mesh.see(r1="healthy")
+        before = mesh.orc.health_monitor.describe("r1", 0.0)["successes"]
+        with pytest.raises(errors.BadRequest, match="limit") as refused:
+            await mesh.infer("x" * 600_000)
+        assert refused.value.data["attempts"] == 1
+        assert mesh.states() == {"r1": "healthy"}
+        assert mesh.orc.health_monitor.describe("r1", 0.0)["successes"] == before
+
+    story(told, tmp_path)
+
+
 # --- its life
 
 
@@ -1166,22 +1249,49 @@ def test_stop_can_be_asked_for_often_and_leaves_nothing(tmp_path: Path) -> None:
     story(told, tmp_path)
 
 
+def test_stop_during_the_start_leaves_nothing(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        heard = mesh.bus.join("test-mesh")
+        begin = heard.start
+
+        async def slow_start(*arguments: Any) -> None:
+            await begin(*arguments)
+            await asyncio.sleep(3.0)
+
+        heard.start = slow_start  # type: ignore[method-assign]
+        await mesh.rack("r1")
+        await mesh.see(r1="healthy")
+        late = OrchestratorWorker(mesh.context("late", "orchestrator", heard=heard))
+        starting = asyncio.ensure_future(late.start())
+        await until(lambda: mesh.states(late) == {"r1": "healthy"})
+        await late.stop()
+        with pytest.raises(errors.StartError):
+            await starting
+        assert late.endpoint not in mesh.network.listeners
+        assert heard not in mesh.bus.members
+
+    story(told, tmp_path)
+
+
 def test_nothing_that_happens_during_the_stop_starts_anything_new(tmp_path: Path) -> None:
     """Racks come, go and answer while the goodbye is on its way."""
 
     async def told(mesh: Mesh) -> None:
-        racks = [await mesh.rack(f"r{number}") for number in range(4)]
-        await until(lambda: len(mesh.states()) == 4)
+        rack = await mesh.rack("r1")
+        await mesh.see(r1="healthy")
+
+        async def slow_diagnosis(endpoint: str) -> str:
+            await asyncio.sleep(10.0)
+            return "nobody knows"
 
         async def slow_goodbye() -> None:
-            for rack in racks[:2]:
-                mesh.network.cut(rack.endpoint)
+            await asyncio.sleep(1.0)
+            mesh.network.refuse(rack.endpoint)
+            mesh.network.cut(rack.endpoint)
             mesh.orc.on_found(Found(NOBODY, "mdns", "late", 1, "rack"))
             await asyncio.sleep(1.0)
-            for rack in racks[2:]:
-                mesh.network.cut(rack.endpoint)
-            await asyncio.sleep(1.0)
 
+        mesh.network.diagnose = slow_diagnosis  # type: ignore[method-assign]
         mesh.orc.context.discovery.stop = slow_goodbye  # type: ignore[method-assign]
         await mesh.orc.stop()
         await asyncio.sleep(0)

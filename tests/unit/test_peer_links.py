@@ -100,6 +100,21 @@ def test_who_accepts_but_never_greets_is_left_and_tried_again() -> None:
     told(story)
 
 
+def test_a_dial_without_an_end_is_given_up_and_tried_again() -> None:
+    async def story(house: House) -> None:
+        house.serve()
+        house.fake.pause(house.endpoint)  # neither up nor down
+        heard = Happenings()
+        peer = house.peer(events=heard, keep=True, greeting_timeout=3.0)
+        peer.dial()
+        await heard.until(lambda: heard.story)
+        assert heard.story == ["down: the dial had no end"]
+        house.fake.resume(house.endpoint)
+        await heard.until(lambda: peer.ready)
+
+    told(story)
+
+
 def test_a_paused_process_is_given_up_by_its_callers_in_time_and_is_fine_afterwards() -> None:
     async def story(house: House) -> None:
         house.serve()

@@ -15,7 +15,8 @@ from wrk_base import errors
 from wrk_base.rpc import wire
 from wrk_base.rpc.client import PeerLimits, Reply
 from wrk_base.rpc.peers import Peers
-from wrk_base.rpc.server import Request, Server
+from wrk_base.rpc.request import Request
+from wrk_base.rpc.server import Server
 
 NOWHERE = "tcp://127.0.0.1:1"
 LINGER = 300.0

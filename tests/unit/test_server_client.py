@@ -13,7 +13,8 @@ from tests.fakes.rpc import EPOCH, House, ask, hold_up_the_loop, request
 from wrk_base import errors
 from wrk_base.rpc import wire
 from wrk_base.rpc.peers import call_with_body
-from wrk_base.rpc.server import Request, Server
+from wrk_base.rpc.request import Request
+from wrk_base.rpc.server import Server
 
 MAX_MESSAGE = 1_048_576
 

@@ -17,6 +17,7 @@ from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.service_registry import ServiceRegistry
 from wrk_orchestrator.strategies import STRATEGIES
+from wrk_orchestrator.strategies.deck import Deck
 from wrk_orchestrator.strategies.latency import LEAST, MOST, Latency, kept
 from wrk_orchestrator.strategies.least_connections import LeastConnections
 from wrk_orchestrator.strategies.weighted import Weighted
@@ -292,6 +293,17 @@ def test_random_deals_everybody_once_in_an_order_that_changes() -> None:
     assert len(set(rounds)) == 20
 
 
+def test_workers_that_come_and_go_leave_no_cards_behind() -> None:
+    mesh = Mesh("random", workers=2)
+    mesh.pick()
+    for _ in range(1000):
+        mesh.join("guest")
+        mesh.leave("guest")
+    (pool,) = mesh.balancer._pools
+    assert isinstance(pool.strategy, Deck)
+    assert len(pool.strategy._cards) < 200
+
+
 def test_power_of_two_prefers_the_less_loaded_of_its_pair() -> None:
     mesh = Mesh("power-of-two", workers=2)
     mesh.balancer.report_load("w0", in_flight=1, capacity=None, now=0)
@@ -350,12 +362,18 @@ def test_what_is_kept_of_an_old_average(age: float, half_life: float, share: flo
 
 
 def test_the_mean_moves_slowly_and_the_peak_jumps() -> None:
-    latency = Latency(1.0, now=0)
+    latency = Latency(1.0, now=0, half_life_s=10)
     latency.observe(3.0, now=10, half_life_s=10)
     assert (latency.mean, latency.peak) == (2.0, 3.0)
     latency.observe(1.0, now=20, half_life_s=10)
     assert (latency.mean, latency.peak) == (1.5, 2.0)
-    assert latency.peak_at(30, half_life_s=10) == 1.0
+
+
+def test_ranks_compare_decayed_peaks_without_a_clock() -> None:
+    old = Latency(4.0, now=0, half_life_s=10)  # at 20 s worth 1.0
+    assert old.rank == Latency(1.0, now=20, half_life_s=10).rank
+    assert old.rank < Latency(1.1, now=20, half_life_s=10).rank
+    assert old.rank > Latency(0.9, now=20, half_life_s=10).rank
 
 
 @pytest.mark.parametrize(("elapsed", "speed"), [(0.0, MOST), (1e-9, MOST), (0.1, 1.0), (100.0, LEAST)])

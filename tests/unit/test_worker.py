@@ -21,7 +21,7 @@ from wrk_base.discovery import Found
 from wrk_base.rpc import wire
 from wrk_base.rpc.client import Reply
 from wrk_base.rpc.peers import Peers
-from wrk_base.rpc.server import Request
+from wrk_base.rpc.request import Request
 from wrk_base.worker import CLOSE_SECONDS, Worker, WorkerContext
 
 

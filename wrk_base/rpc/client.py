@@ -32,6 +32,11 @@ class PeerLimits:
     max_message: int = 1_048_576
     max_pending: int = 65_536
 
+    @property
+    def dial_timeout(self) -> float:
+        """Longer than any link takes to connect and to shake hands, or to give that up."""
+        return 3 * self.greeting_timeout
+
 
 @dataclass(slots=True)
 class Reply:
@@ -243,12 +248,17 @@ class Peer:
     def _connect(self) -> None:
         self._timers.pop("redial", None)
         self._link = self._network.dial(self.endpoint, self)
+        # A link tells how its dial ended; where ZeroMQ finds no descriptor for it, nobody ever does.
+        self._timer("greeting", self._loop.time() + self._limits.dial_timeout, self._dial_late)
 
     def on_up(self) -> None:
         assert self._link is not None
         hello = (wire.HELLO, 0, 0, self._identity.greeting({"maxMessage": self._limits.max_message}))
         self._link.send(wire.encode([hello], int(self._loop.time() * 1000)))
         self._timer("greeting", self._loop.time() + self._limits.greeting_timeout, self._greeting_late)
+
+    def _dial_late(self) -> None:
+        self.drop("the dial had no end")
 
     def _greeting_late(self) -> None:
         self.drop("no answer to the greeting")

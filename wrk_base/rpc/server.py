@@ -15,95 +15,17 @@ from typing import Any
 
 import structlog
 
-from .. import contract, errors
+from .. import errors
 from . import wire
-from .calls import CallTable, OneWayDelay
-from .client import Reply
-from .handlers import Handler, MethodStats, make_handler
+from .handlers import Handler, make_handler
 from .identity import BadGreeting, Identity, PeerInfo, read_greeting
 from .link import Listener, Network
-from .outbox import Outbox
+from .request import Caller, Request
+from .runner import Runner
 
-INLINE_SECONDS = 0.0015  # an inline handler that holds up everybody for longer is logged; uvloop's clock
-# ticks in whole milliseconds, so one tick says nothing and two say that it took more than one
 DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until ROUTER surely knows of it
 MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
 FAREWELL = 1  # id of the PING whose PONG says that a caller has read everything before it
-
-OnOversize = Callable[["Caller", wire.Envelope, str], None]
-
-
-class Caller:
-    """A peer that sends requests here, from its first message until its connection is gone."""
-
-    __slots__ = ("delay", "info", "last_id", "malformed", "open", "outbox", "routing_id", "said_at")
-
-    def __init__(self, routing_id: bytes, max_message: int, on_oversize: OnOversize) -> None:
-        self.routing_id = routing_id
-        self.outbox = Outbox(max_message, lambda envelope, problem: on_oversize(self, envelope, problem))
-        self.info: PeerInfo | None = None
-        self.open: dict[int, Request] = {}
-        self.delay = OneWayDelay()
-        self.last_id = 0
-        self.malformed = 0
-        self.said_at = 0.0
-
-
-class Request:
-    """One request, from arrival to its terminal envelope; handlers that want it get it as `request`."""
-
-    __slots__ = (
-        "arrived",
-        "begun",
-        "caller",
-        "content_type",
-        "deadline",
-        "extras",
-        "handler",
-        "head",
-        "id",
-        "payload",
-        "reply_extras",
-        "task",
-        "verdict",
-    )
-
-    def __init__(
-        self,
-        caller: Caller,
-        request_id: int,
-        handler: Handler,
-        arrived: float,
-        deadline: float,
-        head: dict[str, Any] | None,
-        content_type: int,
-        payload: bytes,
-        extras: dict[str, Any] | None,
-    ) -> None:
-        self.caller, self.id, self.handler = caller, request_id, handler
-        self.arrived, self.deadline = arrived, deadline
-        self.head, self.content_type, self.payload, self.extras = head, content_type, payload, extras
-        self.reply_extras: dict[str, Any] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.begun = False
-        self.verdict: errors.WrkError | None = None
-
-    @property
-    def peer(self) -> PeerInfo:
-        """Who asks; its greeting was read before any request ran."""
-        assert self.caller.info is not None
-        return self.caller.info
-
-    def body(self) -> Any:
-        """The decoded body: the head's fields with the payload in its place, or the payload alone."""
-        try:
-            payload = wire.unpack_body(self.payload, self.content_type)
-        except ValueError as error:
-            raise errors.BadRequest(f"the body is malformed: {error}", not_started=True) from None
-        if self.head is None:
-            return payload
-        fields = contract.PAYLOAD_FIELDS.get(self.handler.method)
-        return {**self.head, fields[0]: payload} if fields else payload
 
 
 class Server:
@@ -126,14 +48,13 @@ class Server:
         self._max_in_flight, self._max_message, self._log = max_in_flight, max_message, log
         self._loop = asyncio.get_running_loop()
         self._listener: Listener | None = None
+        self._runner = Runner(
+            identity.worker_id, self._say, self.counters, max_in_flight=max_in_flight, log=log
+        )
         self._arrived: list[Request] = []
-        self._running: CallTable[int, Request] = CallTable()
         self._dirty: dict[bytes, Caller] = {}
         self._flush_due = False
         self._draining_now = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._empty = asyncio.Event()
-        self._empty.set()
         self._unheard: set[bytes] = set()
         self._heard = asyncio.Event()
 
@@ -149,7 +70,7 @@ class Server:
 
     @property
     def in_flight(self) -> int:
-        return len(self._running)
+        return self._runner.in_flight
 
     def tell(self, envelope: wire.Envelope, roles: Iterable[str], quiet_for: float) -> None:
         """Send a beat to every caller of these roles that heard nothing for `quiet_for` seconds."""
@@ -166,7 +87,7 @@ class Server:
 
     async def drained(self) -> None:
         """Returns when no handler runs."""
-        await self._empty.wait()
+        await self._runner.drained()
 
     async def heard(self, within: float) -> None:
         """Returns when every caller has read all that was said to it, after `within` seconds at the latest.
@@ -185,17 +106,14 @@ class Server:
 
     def cancel_all(self) -> None:
         """Cancel what still runs; each is answered when it has stopped."""
-        for request in list(self._running.entries.values()):
-            self._cancel(request, errors.Unavailable("the worker stopped before the answer was ready"))
+        self._runner.cancel_all("the worker stopped before the answer was ready")
 
     def close(self, linger_ms: int = 0) -> None:
         if self._listener is not None:
             self._flush()
             self._listener.close(linger_ms)
             self._listener = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._runner.close()
         self.callers.clear()
 
     # --- what arrives
@@ -232,7 +150,7 @@ class Server:
             started = self._loop.time()
             for request in arrived:
                 if request.id in request.caller.open:
-                    started = self._start(request, started)
+                    started = self._runner.start(request, started)
         finally:
             self._draining_now = False
         self._flush()
@@ -263,7 +181,7 @@ class Server:
             request = caller.open.get(envelope[2])
             if request is not None:
                 self.counters["cancels"] += 1
-                self._cancel(request, errors.Cancelled(origin=self.identity.worker_id))
+                self._runner.cancel(request, errors.Cancelled(origin=self.identity.worker_id))
         elif kind == wire.PING:
             self._say(caller, (wire.PONG, 0, envelope[2], None))
         elif kind == wire.PONG and envelope[2] == FAREWELL:
@@ -300,13 +218,13 @@ class Server:
         caller.last_id = request_id
         refusal = self._refusal(method, flags)
         if refusal is not None:
-            self._say(caller, self._error(request_id, refusal))
+            self._say(caller, self._runner.error(request_id, refusal))
             return
         left = min(remaining, wire.MAX_REMAINING_MS) / 1000 - excess
         if left <= 0:
             self.counters["deadlineDrops"] += 1
             late = errors.DeadlineExceeded("the deadline passed before it could run", not_started=True)
-            self._say(caller, self._error(request_id, late))
+            self._say(caller, self._runner.error(request_id, late))
             return
         handler = self.handlers[method]
         request = Request(caller, request_id, handler, now, now + left, head, content_type, payload, extras)
@@ -324,164 +242,6 @@ class Server:
         if self.draining:
             return errors.Unavailable(f"{self.identity.worker_id} drains: {self.draining}", not_started=True)
         return None
-
-    def _start(self, request: Request, now: float) -> float:
-        """Run a plain handler, or give a coroutine its task; returns the time afterwards."""
-        handler = request.handler
-        if request.deadline <= now:
-            self.counters["deadlineDrops"] += 1
-            self._turn_away(request, errors.DeadlineExceeded("the deadline passed before it could run"))
-            return now
-        if handler.is_async:
-            if len(self._running) >= self._max_in_flight:
-                full = f"{self._max_in_flight} requests run here already"
-                self._turn_away(request, errors.CapacityExceeded(full, retry_after_ms=1000))
-                return now
-            handler.stats.in_flight += 1
-            self._empty.clear()
-            if self._running.add(id(request), request):
-                self._arm()
-            request.task = self._loop.create_task(self._run_task(request))
-            return now
-        answer = self._run_inline(request)
-        finished = self._loop.time()
-        stats = handler.stats
-        stats.requests += 1
-        stats.processing_time += finished - now
-        if finished - now > INLINE_SECONDS:
-            self._overran(stats, handler.method, finished - now)
-        if request.caller.open.pop(request.id, None) is not None:
-            self._say(request.caller, answer, _size(answer))
-        return finished
-
-    def _run_inline(self, request: Request) -> wire.Envelope:
-        handler = request.handler
-        try:
-            if handler.raw:
-                return self._answer(request, handler.function(request))
-            body = request.body()
-            return self._answer(
-                request, handler.function(body, request) if handler.wants_request else handler.function(body)
-            )
-        except asyncio.CancelledError:  # of a future that it looked at: no reason to end the drain
-            return self._failure(request, errors.Cancelled("the handler was cancelled"))
-        except Exception as error:
-            return self._failure(request, error)
-
-    async def _run_task(self, request: Request) -> None:
-        request.begun = True
-        if request.verdict is not None:  # it was stopped before this first step
-            request.verdict.not_started = True
-            self._finish(request, self._failure(request, request.verdict))
-            return
-        handler = request.handler
-        try:
-            argument = request if handler.raw else request.body()
-            if handler.wants_request and not handler.raw:
-                answer = self._answer(request, await handler.function(argument, request))
-            else:
-                answer = self._answer(request, await handler.function(argument))
-        except asyncio.CancelledError:
-            verdict = request.verdict or errors.Cancelled("the handler was cancelled")
-            answer = self._failure(request, verdict)
-        except Exception as error:
-            answer = self._failure(request, error)
-        self._finish(request, answer)
-
-    def _finish(self, request: Request, answer: wire.Envelope) -> None:
-        stats = request.handler.stats
-        stats.in_flight -= 1
-        stats.requests += 1
-        stats.processing_time += self._loop.time() - request.arrived
-        self._running.discard(id(request))
-        if not self._running.entries:
-            self._empty.set()
-        if request.caller.open.pop(request.id, None) is not None:
-            self._say(request.caller, answer, _size(answer))
-
-    def _answer(self, request: Request, result: Any) -> wire.Envelope:
-        if request.handler.raw:
-            reply: Reply = result
-            return (wire.REPLY, 0, request.id, reply.head, reply.content_type, reply.payload, reply.extras)
-        head = None
-        fields = contract.PAYLOAD_FIELDS.get(request.handler.method)
-        if fields is not None and isinstance(result, dict) and fields[1] in result:
-            head = {key: value for key, value in result.items() if key != fields[1]}
-            result = result[fields[1]]
-            if not wire.readable(head):
-                raise errors.Internal(f"{request.handler.method} returned fields that cannot be encoded")
-        content_type = request.content_type
-        try:
-            payload = wire.pack_body(result, content_type)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise errors.Internal(
-                f"{request.handler.method} returned what cannot be encoded: {error}"
-            ) from None
-        return (wire.REPLY, 0, request.id, head, content_type, payload, request.reply_extras)
-
-    def _failure(self, request: Request, error: Exception) -> wire.Envelope:
-        stats = request.handler.stats
-        stats.errors += 1
-        if isinstance(error, errors.WrkError):
-            known = error
-        else:
-            # The traceback is for this machine's log; the caller learns that it was not its fault.
-            self._log.error("rpc.handler_failed", method=request.handler.method, exc_info=error)
-            known = errors.Internal(f"{request.handler.method} failed; the log of the worker says why")
-        stats.last_error = f"{known.name}: {known.message}"[:200]
-        return self._error(request.id, known)
-
-    def _error(self, request_id: int, error: errors.WrkError) -> wire.Envelope:
-        data = error.data if error.data and wire.readable(error.data) else None
-        return (
-            wire.ERROR,
-            0,
-            request_id,
-            error.code,
-            error.name,
-            error.message,
-            error.retryable,
-            None if error.retry_after_ms is None else round(error.retry_after_ms),
-            error.origin or self.identity.worker_id,
-            error.not_started,
-            data,
-        )
-
-    def _cancel(self, request: Request, verdict: errors.WrkError) -> None:
-        """Stop a request; it is answered when its handler has really stopped."""
-        request.verdict = request.verdict or verdict
-        if request.task is None:
-            self._turn_away(request, verdict)
-        else:
-            _stop(request)
-
-    def _turn_away(self, request: Request, refusal: errors.WrkError) -> None:
-        """Answer a request whose handler never ran."""
-        refusal.not_started = True
-        if request.caller.open.pop(request.id, None) is not None:
-            self._say(request.caller, self._error(request.id, refusal))
-
-    def _overran(self, stats: MethodStats, method: str, seconds: float) -> None:
-        stats.overruns += 1
-        if stats.overruns & (stats.overruns - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a log is no counter
-            ms = round(seconds * 1000, 2)
-            self._log.warning("rpc.inline_handler_slow", method=method, ms=ms, times=stats.overruns)
-
-    # --- deadlines
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._running.wake_at, self._expire)
-
-    def _expire(self) -> None:
-        for key, request in self._running.expire(self._loop.time()):
-            # It stays in the table until it has stopped, with no further deadline to wake for.
-            request.deadline = float("inf")
-            self._running.entries[key] = request
-            self._cancel(request, errors.DeadlineExceeded("the deadline passed while it ran"))
-        if self._running.entries:
-            self._arm()
 
     # --- what leaves
 
@@ -512,7 +272,7 @@ class Server:
         self._log.error("rpc.answer_cannot_travel", problem=problem)
         if envelope[0] in (wire.REPLY, wire.ERROR):
             sorry = errors.Internal(f"the answer cannot be sent: {problem}")
-            self._say(caller, self._error(envelope[2], sorry))
+            self._say(caller, self._runner.error(envelope[2], sorry))
 
     # --- callers that leave
 
@@ -538,26 +298,12 @@ class Server:
             return
         self.counters["lostCallers"] += 1
         self._dirty.pop(routing_id, None)
-        open_requests, caller.open = list(caller.open.values()), {}
-        for request in open_requests:
-            request.verdict = errors.Cancelled("the caller is gone")
-            _stop(request)
+        self._runner.abandon(caller)
 
     def _hears(self, routing_id: bytes) -> None:
         self._unheard.discard(routing_id)
         if not self._unheard:
             self._heard.set()
-
-
-def _stop(request: Request) -> None:
-    """Stop a handler. One that has not begun sees its verdict in its first step: asyncio would never
-    enter the body of a task that is cancelled before, and so it could not finish itself."""
-    if request.task is not None and request.begun:
-        request.task.cancel()
-
-
-def _size(envelope: wire.Envelope) -> int:
-    return len(envelope[5]) if envelope[0] == wire.REPLY else 0
 
 
 def _name(caller: Caller) -> str:

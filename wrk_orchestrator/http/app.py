@@ -1,6 +1,6 @@
 """The ASGI entry: inference by a plain function, everything else by Litestar, every error answered here.
 
-A request of Litestar costs three times one of a plain function, which matters for inference only. Both
+Litestar costs more a request than all the rest here, which matters for inference only. Both
 get a request id, a body that is within the limit and the same answers to what goes wrong. Nothing that
 a caller does may end in anything but a JSON answer, and nothing that we did wrong shows more than its id.
 """
@@ -41,22 +41,18 @@ class App:
         exchange.request_id = self._request_id(exchange)
         exchange.closing = self._service.stopping
         try:
-            try:
-                await self._serve(exchange)
-            except asyncio.CancelledError:  # only the stop cancels, and what is cancelled here ends here
-                if not exchange.started:
-                    cut = errors.Unavailable("the orchestrator stopped before the answer came")
-                    await exchange.fail(cut, in_haste=True)
-            except Exception as error:
-                if exchange.gone:
-                    return
-                if exchange.started:
-                    raise
-                await exchange.fail(self._known(error, exchange))
-        except ClientGone as gone:
-            self._service.log.debug(
-                "http.caller_left", request_id=exchange.request_id, cause=repr(gone.__cause__)
-            )
+            await self._serve(exchange)
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:  # only the stop cancels, and what is cancelled here ends here
+            if not exchange.started:
+                cut = errors.Unavailable("the orchestrator stopped before the answer came")
+                await exchange.fail(cut, in_haste=True)
+        except Exception as error:
+            if exchange.started:  # mostly because the caller is gone; the server closes what is left
+                self._service.log.debug("http.cut", request_id=exchange.request_id, cause=repr(error))
+                raise
+            await exchange.fail(self._known(error, exchange))
 
     async def _serve(self, exchange: Exchange) -> None:
         arrived, scope = self._loop.time(), exchange.scope

@@ -1,7 +1,7 @@
 """One HTTP request and its one answer, over plain ASGI.
 
-The server's `send` says nothing when the caller has left, or raises in a way of its own, so the only
-sign of it is `receive`: `unless_gone` watches that while work is done for the caller. An answer leaves
+The server's `send` says nothing when the caller has left, so the only sign of it is `receive`:
+`unless_gone` watches that while work is done for the caller. An answer leaves
 at most once and always carries the request id. It knows nothing of workers or of paths.
 """
 
@@ -35,7 +35,7 @@ class ClientGone(Exception):
 class Exchange:
     """`closing` asks the caller for a new connection next time, because this server is about to go."""
 
-    __slots__ = ("_send", "closing", "gone", "headers", "receive", "request_id", "scope", "started", "unread")
+    __slots__ = ("_send", "closing", "headers", "receive", "request_id", "scope", "started", "unread")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self.receive, self._send = scope, receive, send
@@ -43,7 +43,6 @@ class Exchange:
         self.request_id = ""
         self.closing = False
         self.started = False
-        self.gone = False
         self.unread = False
 
     # --- what comes in
@@ -112,18 +111,14 @@ class Exchange:
     # --- what goes out
 
     async def send(self, message: Message) -> None:
-        """Pass one message of an answer on; whatever the server raises means that the caller left."""
+        """Pass one message of an answer on. Whatever this raises, nothing more can be said to this caller."""
         if message["type"] == "http.response.start":
             self.started = True
             headers: Headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
             if self.closing:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
-        try:
-            await self._send(message)
-        except Exception as error:
-            self.gone = True
-            raise ClientGone from error
+        await self._send(message)
 
     async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         """Send a whole JSON answer."""

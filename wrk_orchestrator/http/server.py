@@ -69,7 +69,7 @@ class HttpServer:
         self._server.should_exit = True
         await asyncio.wait({task}, timeout=self._shutdown_seconds)
         self._server.force_exit = True
-        await self._cut()
+        await self._cut()  # before waiting: from Python 3.12 on, a listener ends after its connections
         await task
         await self._cut()  # what came in before the server looked at `should_exit`
 

@@ -66,8 +66,8 @@ class Strategy(ABC):
             self._wait_for(candidate)
 
     def discard(self, candidate: Candidate) -> None:
-        self._stop_waiting(candidate)
         self._remove(candidate)
+        self._stop_waiting(candidate)
 
     def relieved(self, candidate: Candidate) -> None:
         """Told by the candidate: it has room, or less load than before."""

@@ -9,6 +9,8 @@ everything within a millisecond would otherwise attract all the work.
 
 from __future__ import annotations
 
+from math import log2
+
 from ..candidate import Candidate
 
 LEAST, MOST = 0.01, 100.0  # times typical speed: beyond that a worker would hardly be measured again
@@ -21,23 +23,28 @@ def kept(age_s: float, half_life_s: float) -> float:
 
 
 class Latency:
-    """Two running averages of one worker, in seconds."""
+    """Two running averages of one worker, in seconds.
 
-    __slots__ = ("at", "mean", "peak")
+    `rank` is the peak in a form that needs no clock to be compared: log2(peak) plus the half-lives from
+    time zero to the last observation. It stays, while all peaks decay alike.
+    """
 
-    def __init__(self, seconds: float, now: float) -> None:
-        self.mean = self.peak = seconds
-        self.at = now
+    __slots__ = ("at", "mean", "peak", "rank")
+
+    def __init__(self, seconds: float, now: float, half_life_s: float) -> None:
+        self._set(seconds, seconds, now, half_life_s)
 
     def observe(self, seconds: float, now: float, half_life_s: float) -> None:
         old = kept(now - self.at, half_life_s)
-        self.at = now
-        self.mean = old * self.mean + (1 - old) * seconds
-        self.peak = max(seconds, old * self.peak + (1 - old) * seconds)
+        mean = old * self.mean + (1 - old) * seconds
+        peak = max(seconds, old * self.peak + (1 - old) * seconds)
+        self._set(mean, peak, now, half_life_s)
 
-    def peak_at(self, now: float, half_life_s: float) -> float:
-        """The peak, decayed while nothing was observed, so that a slow worker is tried again."""
-        return self.peak * kept(now - self.at, half_life_s)
+    def _set(self, mean: float, peak: float, now: float, half_life_s: float) -> None:
+        self.mean = mean
+        self.peak = peak
+        self.at = now
+        self.rank = log2(peak) + now / half_life_s
 
 
 class Latencies:
@@ -60,9 +67,9 @@ class Latencies:
         if known is not None:
             known.observe(seconds, now, self.half_life_s)
         elif self._each:
-            self._known[candidate] = Latency(seconds, now)
+            self._known[candidate] = Latency(seconds, now, self.half_life_s)
         if self.typical is None:
-            self.typical = Latency(seconds, now)
+            self.typical = Latency(seconds, now, self.half_life_s)
         else:
             self.typical.observe(seconds, now, self.half_life_s)
 
@@ -77,9 +84,12 @@ class Latencies:
         speed = self.typical.mean / known.mean
         return speed if LEAST < speed < MOST else LEAST if speed < 1 else MOST
 
-    def peak(self, candidate: Candidate, now: float) -> float:
-        """Seconds to expect at worst; a worker nobody has tried is taken for typical."""
+    def rank(self, candidate: Candidate, now: float) -> float:
+        """The worker's decayed peak as `Latency.rank`; one that nobody has tried is taken for typical.
+
+        Peaks decay while nothing is observed, so that a slow worker is tried again.
+        """
         known = self._known.get(candidate)
         if known is not None:
-            return known.peak_at(now, self.half_life_s)
-        return self.typical.mean if self.typical is not None else 1.0
+            return known.rank
+        return now / self.half_life_s + (log2(self.typical.mean) if self.typical is not None else 0.0)

@@ -19,7 +19,7 @@ from .latency import Latencies
 if TYPE_CHECKING:
     from random import Random
 
-SPARE_ROWS = 16  # empty rows kept beyond as many as there are workers
+SPARE_ROWS = 16  # empty rows kept beyond as many as there are loaded workers
 
 Row: TypeAlias = OrderedDict[Candidate, None]
 
@@ -29,7 +29,7 @@ class LeastConnections(Strategy):
         super().__init__(rng, latencies)
         self._rows: dict[int, Row] = {}
         self._loads: list[int] = []  # heap: the load of every row, once
-        self._place: dict[Candidate, int] = {}
+        self._place: dict[Candidate, int] = {}  # of all that stand in another row than 0
 
     def choose(self, exclude: Collection[str], now: float) -> Candidate | None:
         self._sweep()
@@ -71,13 +71,12 @@ class LeastConnections(Strategy):
 
     def _fill(self, candidates: list[Candidate]) -> None:
         line = sorted(candidates, key=longest_waiting_first)
-        idle = [candidate for candidate in line if not candidate.load]
-        self._rows[0] = OrderedDict.fromkeys(idle)
+        self._rows[0] = OrderedDict.fromkeys([candidate for candidate in line if not candidate.load])
         self._loads.append(0)
-        self._place = dict.fromkeys(idle, 0)
-        for candidate in line:
-            if candidate.load:
-                self._insert(candidate)
+        if len(self._rows[0]) < len(line):
+            for candidate in line:
+                if candidate.load:
+                    self._insert(candidate)
 
     def _insert(self, candidate: Candidate) -> None:
         self._remove(candidate)
@@ -86,14 +85,14 @@ class LeastConnections(Strategy):
             self._rows[load] = OrderedDict()
             heappush(self._loads, load)
         self._rows[load][candidate] = None
-        self._place[candidate] = load
-        if load:  # it may fall below what this row says
-            self._wait_for(candidate)
+        if load:
+            self._place[candidate] = load
+            self._wait_for(candidate)  # it may fall below what this row says
 
     def _remove(self, candidate: Candidate) -> None:
-        load = self._place.pop(candidate, None)
-        if load is not None:
-            del self._rows[load][candidate]
+        row = self._rows.get(self._place.pop(candidate, 0))
+        if row is not None:
+            row.pop(candidate, None)
 
     def _sweep(self) -> None:
         """Rows that ran empty leave when they come up as the lowest; at worst, all at once here."""

@@ -7,6 +7,7 @@ Twitter's Finagle: quick to leave a worker that slows down, slow to return.
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import log2
 
 from ..candidate import Candidate
 from .deck import Deck
@@ -23,4 +24,5 @@ class PeakEwma(Deck):
         return other if self._cost(other, now) < self._cost(one, now) else one
 
     def _cost(self, candidate: Candidate, now: float) -> float:
-        return self._latencies.peak(candidate, now) * (candidate.load + 1)
+        """Of peak times calls in flight, the logarithm."""
+        return self._latencies.rank(candidate, now) + log2(candidate.load + 1)
