@@ -217,6 +217,7 @@ class Worker:
         except Exception as error:
             self.log.error("worker.close_failed", exc_info=error)
         self.lag.stop()
+        await self.server.heard(GOODBYE_LINGER_MS / 1000)
         self.peers.close(GOODBYE_LINGER_MS)
         self.server.close(GOODBYE_LINGER_MS)
         await self._end_tasks()  # what links that came and went meanwhile have begun

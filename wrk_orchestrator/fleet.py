@@ -101,12 +101,14 @@ class Fleet:
         network: Network,
         spawn: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
         on_room: Callable[[tuple[str, ...]], None],
+        on_left: Callable[[WorkerRecord], None],
         probe_timeout: float,
         max_links: int,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.registry, self.balancer, self.health = registry, balancer, health
-        self._peers, self._network, self._spawn, self._on_room = peers, network, spawn, on_room
+        self._peers, self._network, self._spawn = peers, network, spawn
+        self._on_room, self._on_left = on_room, on_left
         self._probe_timeout, self._max_links, self._log = probe_timeout, max_links, log
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, RackLink] = {}
@@ -219,6 +221,7 @@ class Fleet:
                 self._log.info("worker.left", worker=worker.worker_id, reason=change.reason)
                 self.health.remove(worker.worker_id)
                 self._disconnect(worker.worker_id)
+                self._on_left(worker)
 
     def _connect(self, worker: WorkerRecord) -> None:
         link = self._links.get(worker.address) or self._open_link(worker.address, worker.source)
@@ -262,8 +265,8 @@ class Fleet:
         """Who answers is known: the entries at this address become its own, or lose the link to it."""
         info = peer.info
         assert info is not None
-        if info.role == "orchestrator":
-            self._refuse_orchestrator(link)
+        if info.role == "orchestrator" or not (link.claims or info.role == "rack"):
+            self._refuse(link, info.role)
             return
         for worker_id in tuple(link.claims):
             record = self.registry.get(worker_id)
@@ -279,13 +282,13 @@ class Fleet:
             self.observe(link.worker_id, Observation.GOODBYE)
         self._start_pull(link)
 
-    def _refuse_orchestrator(self, link: RackLink) -> None:
+    def _refuse(self, link: RackLink, role: str) -> None:
         link.worker_id = ""
         for worker_id in link.claims:
-            cause = f"{link.endpoint}: an orchestrator answers there, not a rack"
+            cause = f"{link.endpoint}: no rack answers there, but one in the role of {role}"
             self.observe(worker_id, Observation.CANNOT_DIAL, cause)
         if not link.claims:
-            self._log.debug("fleet.not_a_rack", endpoint=link.endpoint)
+            self._log.debug("fleet.not_a_rack", endpoint=link.endpoint, role=role)
             self._close_link(link)
 
     def link_down(self, link: RackLink, reason: str) -> None:
@@ -388,9 +391,8 @@ class Fleet:
         elif isinstance(error, errors.Unavailable):
             if not error.not_started:
                 self.observe(worker_id, Observation.CALL_FAILED, error.message)
-        elif (
-            error is None or error.origin
-        ):  # an answer, also where it is a refusal or the handler's own error
+        elif error is None or error.origin:
+            # An answer, also where it is a refusal or the handler's own error.
             self.observe(worker_id, Observation.CALL_OK)
             link = self._link_of.get(worker_id)
             if isinstance(error, errors.ModelNotAvailable) and link is not None:

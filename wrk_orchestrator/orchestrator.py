@@ -60,6 +60,7 @@ class OrchestratorWorker(Worker):
             network=context.network,
             spawn=self.spawn,
             on_room=self.admission.wake,
+            on_left=self._forget,
             probe_timeout=settings.health.probe_timeout / 1000,
             max_links=settings.rpc.max_peers,
             log=self.log,
@@ -164,6 +165,15 @@ class OrchestratorWorker(Worker):
         if self._store is not None:
             body = {"offer": contract.as_body(offer), "source": source}
             self._store.put(REGISTRATION, offer.worker_id, body, writer=self.identity.worker_id)
+
+    def _forget(self, record: WorkerRecord) -> None:
+        """What is kept is what is listed: an entry that became one with another must not return."""
+        if self._store is None or not record.manual:
+            return
+        try:
+            self._store.delete(REGISTRATION, record.worker_id, writer=self.identity.worker_id)
+        except errors.WrkError as error:
+            self.log.error("worker.not_forgotten", worker=record.worker_id, reason=error.message)
 
     def _restore_registrations(self) -> None:
         assert self._store is not None

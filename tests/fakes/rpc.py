@@ -7,10 +7,11 @@ an `Impostor` answers peers in hand-made ones: for what well-behaved ends never 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
-from tests.fakes.aio import Watch
+from tests.fakes.aio import Watch, run
 from tests.fakes.network import FakeNetwork
 from tests.fakes.virtual_time import VirtualLoop
 from wrk_base.rpc import wire
@@ -238,6 +239,43 @@ class House:
         self.impostors.append(Impostor(self.network))
         self.endpoint = self.impostors[-1].endpoint
         return self.impostors[-1]
+
+
+class Diary:
+    """Handlers that write down what happens to them."""
+
+    def __init__(self, server: Server) -> None:
+        self.begun: list[Any] = []
+        self.ended: list[str] = []
+        self.release = asyncio.Event()
+        self.arrived = asyncio.Event()
+        server.respond("note", self.note)
+        server.respond("wait", self.wait)
+
+    def note(self, body: Any) -> Any:
+        self.begun.append(body)
+        return body
+
+    async def wait(self, body: Any) -> Any:
+        self.begun.append(body)
+        self.arrived.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise
+        self.ended.append("done")
+        return body
+
+
+def told(story: Callable[[House], Coroutine[Any, Any, None]], within: float = 1000.0) -> None:
+    """Run a story in virtual time, in a house of its own; `within` are virtual seconds."""
+
+    async def tell() -> None:
+        async with House() as house:
+            await story(house)
+
+    run(tell(), "virtual", within)
 
 
 async def ask(peer: Peer, method: str = "echo", body: Any = None, seconds: float = 10.0) -> Any:

@@ -155,7 +155,7 @@ def test_a_traceback_shows_code_and_no_values(format: str, stream: io.StringIO) 
 
 def test_warnings_of_libraries_become_events_and_their_chatter_does_not(stream: io.StringIO) -> None:
     log.configure(format="json", level="debug", stream=stream)
-    library = logging.getLogger("uvicorn.error")
+    library = logging.getLogger("a_library")
     library.info("started")
     library.warning("port %d", 8003)
     library.log(35, "between the levels")
@@ -163,9 +163,9 @@ def test_warnings_of_libraries_become_events_and_their_chatter_does_not(stream: 
     logging.getLogger().handlers[-1].handle(misfit)
     found = [(event["event"], event["level"], event["library"], event["message"]) for event in events(stream)]
     assert found == [
-        ("library.logged", "warning", "uvicorn.error", "port 8003"),
-        ("library.logged", "warning", "uvicorn.error", "between the levels"),
-        ("library.logged", "warning", "uvicorn.error", "port %d"),
+        ("library.logged", "warning", "a_library", "port 8003"),
+        ("library.logged", "warning", "a_library", "between the levels"),
+        ("library.logged", "warning", "a_library", "port %d"),
     ]
 
 

@@ -197,6 +197,18 @@ def test_rack_that_settings_name_is_dialled_without_any_multicast(tmp_path: Path
     story(told, tmp_path)
 
 
+def test_static_peers_that_are_no_racks_are_not_listed(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        plain = await mesh.start(Worker(mesh.context("plain", "worker")))
+        peers = (plain.endpoint, mesh.orc.endpoint)
+        other = await mesh.orchestrator("other", peers=peers)
+        await asyncio.sleep(28.0)  # between two sweeps
+        assert mesh.states(other) == {}
+        assert other.peers.stats()["held"] == 0
+
+    story(told, tmp_path)
+
+
 def test_orchestrator_that_starts_late_or_again_gets_every_rack(tmp_path: Path) -> None:
     async def told(mesh: Mesh) -> None:
         await mesh.rack("r1")
@@ -505,6 +517,25 @@ def test_what_was_unregistered_stays_away_after_a_restart(tmp_path: Path) -> Non
         await mesh.crash(mesh.orc)
         mesh.orc = await mesh.orchestrator(epoch=2)
         assert list(mesh.states()) == ["two"]
+
+    story(told, tmp_path)
+
+
+def test_name_that_was_replaced_does_not_return_after_a_restart(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        rack = await mesh.rack("r1", heard=mesh.bus.join("nobody"))
+        await mesh.register("z", rack.endpoint)
+        await mesh.see(z="healthy")
+        await mesh.register("a", rack.endpoint)
+        await mesh.see(a="healthy")
+        for epoch in (2, 3):
+            await mesh.crash(mesh.orc)
+            mesh.orc = await mesh.orchestrator(epoch=epoch)
+            await mesh.see(a="healthy")
+        await mesh.ask("unregisterWorker", {"workerId": "a"})
+        await mesh.crash(mesh.orc)
+        mesh.orc = await mesh.orchestrator(epoch=4)
+        assert mesh.states() == {}
 
     story(told, tmp_path)
 

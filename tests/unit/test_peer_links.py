@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from tests.fakes.aio import run
-from tests.fakes.rpc import EPOCH, Happenings, House, ask, timers
+from tests.fakes.rpc import EPOCH, Happenings, House, ask, timers, told
 from wrk_base import errors
 from wrk_base.rpc import wire
 from wrk_base.rpc.identity import Identity
 
 NOWHERE = "tcp://127.0.0.1:1"
-
-
-def told(story: Callable[[House], Coroutine[Any, Any, None]]) -> None:
-    async def tell() -> None:
-        async with House() as house:
-            await story(house)
-
-    run(tell(), "virtual", within=1000.0)
 
 
 async def wait_forever(body: Any) -> None:

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from tests.fakes.aio import run
-from tests.fakes.rpc import CLIENT, EPOCH, House, ask, request
+from tests.fakes.rpc import CLIENT, EPOCH, House, ask, request, told
 from wrk_base import errors
 from wrk_base.rpc import wire
 from wrk_base.rpc.identity import PeerInfo
 from wrk_base.rpc.server import MALFORMED_LOGGED
-
-
-def told(story: Callable[[House], Coroutine[Any, Any, None]]) -> None:
-    async def tell() -> None:
-        async with House() as house:
-            await story(house)
-
-    run(tell(), "virtual")
-
 
 # --- greetings
 

@@ -88,6 +88,15 @@ def test_removing_says_who_left_and_why(registry: ServiceRegistry) -> None:
     assert registry.get("w1") is None
 
 
+def test_workers_that_come_and_go_do_not_widen_the_index(registry: ServiceRegistry) -> None:
+    registry.register(offer("stays"), now=0)
+    for number in range(100):
+        registry.register(offer(f"guest{number}", f"m{number}", labels={"n": str(number)}), now=0)
+        registry.remove(f"guest{number}")
+    assert len(registry._facts._ids) == 2
+    assert registry.matching(Want("m")) == ["stays"]
+
+
 # Leases.
 
 

@@ -16,13 +16,14 @@ from wrk_base.errors import CapacityExceeded, NoWorkersAvailable
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.service_registry import ServiceRegistry
-from wrk_orchestrator.strategies import STRATEGIES
+from wrk_orchestrator.strategies import STRATEGIES, deck
 from wrk_orchestrator.strategies.deck import Deck
 from wrk_orchestrator.strategies.latency import LEAST, MOST, Latency, kept
 from wrk_orchestrator.strategies.least_connections import LeastConnections
 from wrk_orchestrator.strategies.weighted import Weighted
 
 EVERY = sorted(STRATEGIES)
+DRAWS = ["peak-ewma", "power-of-two", "random"]
 FOLLOWS_SPEED = ["least-connections", "peak-ewma", "power-of-two", "weighted"]
 PLENTY = 1000
 
@@ -304,8 +305,51 @@ def test_workers_that_come_and_go_leave_no_cards_behind() -> None:
     assert len(pool.strategy._cards) < 200
 
 
-def test_power_of_two_prefers_the_less_loaded_of_its_pair() -> None:
-    mesh = Mesh("power-of-two", workers=2)
+@pytest.mark.parametrize("strategy", DRAWS)
+def test_a_worker_that_left_is_never_a_rival(strategy: str) -> None:
+    for seed in range(20):
+        mesh = Mesh(strategy, workers=6, seed=seed)
+        mesh.pick()
+        mesh.balancer.report_load("w0", in_flight=5, capacity=None, now=0)
+        for number in range(1, 6):
+            mesh.leave(f"w{number}")
+        assert {mesh.pick() for _ in range(10)} == {"w0"}
+
+
+@pytest.mark.parametrize("spare", [0, 64])
+@pytest.mark.parametrize("strategy", DRAWS)
+def test_a_worker_that_changes_keeps_exactly_one_card(
+    strategy: str, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deck, "SPARE_CARDS", spare)
+    mesh = Mesh(strategy, workers=3, room=1)
+    leases = [mesh.lease() for _ in range(2)]
+    for weight in (1.0, 2.0):
+        for number in range(3):
+            mesh.join(f"w{number}", room=1, weight=weight)
+        assert mesh.pick() not in {lease.worker.worker_id for lease in leases}
+    with pytest.raises(CapacityExceeded), mesh.lease():
+        mesh.lease()
+    for lease in leases:
+        lease.release()
+    (pool,) = mesh.balancer._pools
+    assert {mesh.pick() for _ in range(3)} == {"w0", "w1", "w2"}
+    assert isinstance(pool.strategy, Deck)
+    assert sorted(candidate.worker_id for candidate in pool.strategy._cards) == ["w0", "w1", "w2"]
+
+
+def test_many_may_leave_in_the_middle_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deck, "SPARE_CARDS", 0)
+    mesh = Mesh("random", workers=10)
+    mesh.pick()
+    for number in range(9):
+        mesh.leave(f"w{number}")
+    assert {mesh.pick() for _ in range(30)} == {"w9"}
+
+
+@pytest.mark.parametrize("strategy", ["power-of-two", "peak-ewma"])
+def test_the_less_loaded_of_a_pair_is_preferred(strategy: str) -> None:
+    mesh = Mesh(strategy, workers=2)
     mesh.balancer.report_load("w0", in_flight=1, capacity=None, now=0)
     assert {mesh.pick() for _ in range(50)} == {"w1"}
 
