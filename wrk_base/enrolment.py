@@ -108,6 +108,9 @@ class Enrolment(PeerEvents):
             offer = contract.as_body(self._offer())
             answer = await call_with_body(peer, "registerWorker", offer, deadline)
             lease = answer["leaseMs"] / 1000
+        except errors.DeadlineExceeded:
+            peer.drop("the registration was not answered")  # a link that may be dead is not kept
+            return
         except (errors.WrkError, KeyError, TypeError) as error:
             self._log.warning("rack.registration_refused", endpoint=peer.endpoint, reason=str(error))
             self._later(peer.endpoint, "renew", RETRY_SECONDS, self._renew)

@@ -148,5 +148,28 @@ def test_the_death_of_a_caller_stops_its_handlers_and_nobody_elses(loop: LoopNam
     run(story(), loop)
 
 
+def test_a_process_that_stands_still_is_given_up_by_the_one_that_calls_it_and_by_the_one_it_calls() -> None:
+    """Heartbeats of ZeroMQ, without which neither would ever notice: nothing is sent, nothing is closed."""
+
+    async def story() -> None:
+        async with house_of_sockets() as house:
+            server = house.serve()
+            server.respond("wait", wait_forever)
+            with serving() as called, calling(house.endpoint) as caller:
+                peer = house.peer(called.endpoint)
+                await ask(peer)
+                with pytest.raises(errors.DeadlineExceeded):
+                    await ask(peer, "wait", seconds=2.5)  # the first heartbeat has come
+                (call,) = await sent(peer, "wait", 1)
+                await eventually(lambda: server.in_flight == CALLS)
+                called.stop()
+                caller.stop()
+                with pytest.raises(errors.Unavailable, match="lost"):
+                    await call
+                await eventually(lambda: server.in_flight == 0)
+
+    run(story())
+
+
 async def wait_forever(body: Any) -> None:
     await asyncio.Event().wait()
