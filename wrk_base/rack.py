@@ -84,7 +84,7 @@ class Rack(Worker):
             result = await self.infer(head.model_id, body["inputData"], head.options)
         finally:
             self.running -= 1
-            request.reply_extras = {"load": self.load()}
+            request.reply_extras = {"load": self._load_of(offer.max_concurrent)}
         return {"success": True, "result": result}
 
     async def _load_model(self, body: Any) -> dict[str, Any]:
@@ -107,7 +107,9 @@ class Rack(Worker):
 
     def load(self) -> dict[str, Any]:
         """What the rack tells of its load, on replies and beats."""
-        capacity = self.describe().max_concurrent
+        return self._load_of(self.describe().max_concurrent)
+
+    def _load_of(self, capacity: int) -> dict[str, Any]:
         return {
             "inFlight": self.running,
             "maxConcurrent": capacity,
