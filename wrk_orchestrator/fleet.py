@@ -247,7 +247,7 @@ class Fleet:
             self._log.warning("fleet.full", links=len(self._links), endpoint=endpoint)
             return None
         link = self._links[endpoint] = RackLink(self, endpoint, source, self._loop.time())
-        link.peer = self._peers.hold(endpoint, link)
+        link.peer = self._peers.hold(endpoint, link, heartbeat=False)
         return link
 
     def _close_link(self, link: RackLink) -> None:

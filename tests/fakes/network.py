@@ -44,7 +44,7 @@ class FakeNetwork:
         self.listeners[endpoint] = FakeListener(self, endpoint, events)
         return self.listeners[endpoint]
 
-    def dial(self, endpoint: str, events: LinkEvents) -> FakeLink:
+    def dial(self, endpoint: str, events: LinkEvents, *, heartbeat: bool = True) -> FakeLink:
         self.dials.append(endpoint)
         return FakeLink(self, endpoint, events)
 

@@ -88,6 +88,7 @@ class Peer:
         limits: PeerLimits,
         events: PeerEvents | None = None,
         keep: bool = False,
+        heartbeat: bool = True,
     ) -> None:
         self.endpoint = endpoint
         self.info: PeerInfo | None = None
@@ -99,7 +100,7 @@ class Peer:
         self.malformed = 0
         self._network, self._identity, self._rng, self._limits = network, identity, rng, limits
         self._events = events or PeerEvents()
-        self._keep = keep
+        self._keep, self._heartbeat = keep, heartbeat
         self._loop = asyncio.get_running_loop()
         self._table: CallTable[int, Call] = CallTable()
         self._waiting: dict[int, Call] = {}
@@ -247,7 +248,7 @@ class Peer:
 
     def _connect(self) -> None:
         self._timers.pop("redial", None)
-        self._link = self._network.dial(self.endpoint, self)
+        self._link = self._network.dial(self.endpoint, self, heartbeat=self._heartbeat)
         # A link tells how its dial ended; where ZeroMQ finds no descriptor for it, nobody ever does.
         self._timer("greeting", self._loop.time() + self._limits.dial_timeout, self._dial_late)
 

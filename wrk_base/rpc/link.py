@@ -64,7 +64,8 @@ class Network(Protocol):
     def listen(self, endpoint: str, events: ListenerEvents) -> Listener:
         """Raises `StartError` when the endpoint cannot be had."""
 
-    def dial(self, endpoint: str, events: LinkEvents) -> Link: ...
+    def dial(self, endpoint: str, events: LinkEvents, *, heartbeat: bool = True) -> Link:
+        """`heartbeat` False: the owner watches the peer by beats of its own."""
 
     async def diagnose(self, endpoint: str) -> str:
         """The likely cause why `endpoint` cannot be reached, for people."""

@@ -42,10 +42,10 @@ class Peers:
     def __len__(self) -> int:
         return len(self._held) + len(self._borrowed)
 
-    def hold(self, endpoint: str, events: PeerEvents) -> Peer:
+    def hold(self, endpoint: str, events: PeerEvents, *, heartbeat: bool = True) -> Peer:
         """A peer that is dialled now and for as long as it is held; one owner an endpoint."""
         self.release(endpoint)
-        peer = self._held[endpoint] = self._make(endpoint, events, keep=True)
+        peer = self._held[endpoint] = self._make(endpoint, events, keep=True, heartbeat=heartbeat)
         peer.dial()
         return peer
 
@@ -62,7 +62,7 @@ class Peers:
             if self._closed:  # a socket made now would never be closed, and its context never end
                 raise errors.Unavailable("this process stops and calls nobody any more", not_started=True)
             self._make_room()
-            peer = self._borrowed[endpoint] = self._make(endpoint, None, keep=False)
+            peer = self._borrowed[endpoint] = self._make(endpoint, None, keep=False, heartbeat=True)
             peer.last_used = self._loop.time()
             self._plan_sweep()
         return peer
@@ -102,7 +102,7 @@ class Peers:
                 peer.close(linger_ms)
             table.clear()
 
-    def _make(self, endpoint: str, events: PeerEvents | None, *, keep: bool) -> Peer:
+    def _make(self, endpoint: str, events: PeerEvents | None, *, keep: bool, heartbeat: bool) -> Peer:
         return Peer(
             endpoint,
             network=self._network,
@@ -111,6 +111,7 @@ class Peers:
             limits=self._limits,
             events=events,
             keep=keep,
+            heartbeat=heartbeat,
         )
 
     def _make_room(self) -> None:

@@ -65,9 +65,9 @@ class ZmqNetwork:
     def listen(self, endpoint: str, events: ListenerEvents) -> Listener:
         return ZmqListener(self, endpoint, events)
 
-    def dial(self, endpoint: str, events: LinkEvents) -> Link:
+    def dial(self, endpoint: str, events: LinkEvents, *, heartbeat: bool = True) -> Link:
         try:
-            return ZmqLink(self, endpoint, events)
+            return ZmqLink(self, endpoint, events, heartbeat)
         except zmq.ZMQError as error:
             return _NoLink(self, events, f"no socket could be made for it: {error.strerror}")
 
@@ -89,6 +89,16 @@ class ZmqNetwork:
         sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
         sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
         return sock
+
+    def watch(self, sock: zmq.Socket[bytes]) -> None:
+        """Heartbeats: a fuse for hosts that vanish without closing.
+
+        A process that dials a thousand racks does without them, since their beats tell it more: they
+        would cost it 6 % of a core, because libzmq searches all timers of its thread to cancel one.
+        """
+        sock.setsockopt(zmq.HEARTBEAT_IVL, self.options.heartbeat)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, self.options.heartbeat_timeout)
+        sock.setsockopt(zmq.HEARTBEAT_TTL, self.options.heartbeat_timeout)
 
 
 class _Driven(ABC):
@@ -159,12 +169,7 @@ class ZmqListener(_Driven):
         sock = network.socket(zmq.ROUTER)
         sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
         sock.setsockopt(zmq.BACKLOG, 1024)
-        # These serve both sides: their TTL makes the dialling side give up a listener that fell silent.
-        # Heartbeats of its own would cost a process that dials a thousand racks 6 % of a core: libzmq
-        # searches all timers of its thread whenever one is cancelled.
-        sock.setsockopt(zmq.HEARTBEAT_IVL, network.options.heartbeat)
-        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, network.options.heartbeat_timeout)
-        sock.setsockopt(zmq.HEARTBEAT_TTL, network.options.heartbeat_timeout)
+        network.watch(sock)
         self.endpoint = _bind(sock, endpoint)
         super().__init__(network, sock)
         self._events = events
@@ -261,8 +266,10 @@ class ZmqListener(_Driven):
 class ZmqLink(_Driven):
     """One DEALER, one connection, one life."""
 
-    def __init__(self, network: ZmqNetwork, endpoint: str, events: LinkEvents) -> None:
+    def __init__(self, network: ZmqNetwork, endpoint: str, events: LinkEvents, heartbeat: bool) -> None:
         sock = network.socket(zmq.DEALER)
+        if heartbeat:
+            network.watch(sock)
         sock.setsockopt(zmq.IMMEDIATE, 1)
         sock.setsockopt(zmq.RECONNECT_IVL, -1)
         sock.setsockopt(zmq.CONNECT_TIMEOUT, network.options.handshake_timeout)
