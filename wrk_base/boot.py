@@ -16,12 +16,14 @@ import os
 import resource
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
 import structlog
 import uvloop
@@ -44,6 +46,7 @@ GROUP = "wrk.workers"
 RACK_PREFIX = "wrk-rack-"
 DESCRIPTORS = 65_536  # two a link, two a caller; the soft limit of 1,024 ends at some 250 racks
 LOOPBACK = "127.0.0.1"
+THREADS_SECONDS = 2.0  # for threads of handlers to end once the worker has stopped
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than before, then rounds of the generation below
 
 USAGE = """usage: wrk worker --wtype TYPE [--rack NAME] [--env development|production|staging|test] [--debug]
@@ -218,7 +221,7 @@ def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mappi
         own = state.identity(prefix, arguments.rack, rng)
         _spare_the_collector()
         identity = Identity(own.instance_id, own.epoch, kind.role, arguments.rack)
-        return uvloop.run(_live(kind, loaded, arguments, identity, state.path, prefix, rng))
+        return _run_to_the_end(_live(kind, loaded, arguments, identity, state.path, prefix, rng))
     finally:
         lock.release()
 
@@ -310,6 +313,27 @@ def _link_options(settings: Settings) -> LinkOptions:
         heartbeat=rpc.heartbeat,
         heartbeat_timeout=rpc.heartbeat_timeout,
     )
+
+
+def _run_to_the_end(life: Coroutine[Any, Any, int]) -> int:
+    """Run the event loop; threads that handlers left behind do not hold up its end for ever."""
+    fuse: list[threading.Timer] = []
+    try:
+        return uvloop.run(_then_light(life, fuse))
+    finally:
+        for timer in fuse:
+            timer.cancel()
+
+
+async def _then_light(life: Coroutine[Any, Any, int], fuse: list[threading.Timer]) -> int:
+    code = await life
+    # The loop now waits for every thread of its pool. All is closed and answered, so one that computes
+    # on for nobody is left where it is: Python has no way to stop a thread.
+    timer = threading.Timer(THREADS_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    fuse.append(timer)
+    return code
 
 
 def _spare_the_collector() -> None:

@@ -112,7 +112,7 @@ class Worker:
         """Get ready (load the model, open files) before anybody can call."""
 
     async def close(self) -> None:
-        """Give back what `open` took; called once, after the last handler ended."""
+        """Give back what `open` took, within `stop.drainTimeout`; called once, after the last handler."""
 
     def on_found(self, found: Found) -> None:
         """Discovery heard of a peer. A hint: nothing is known of it until it answers."""
@@ -213,8 +213,9 @@ class Worker:
         await self._end_tasks()
         await asyncio.gather(goodbye, return_exceptions=True)
         try:
-            await self.close()
-        except Exception as error:
+            async with asyncio.timeout(self.settings.stop.drain_timeout / 1000):
+                await self.close()
+        except Exception as error:  # a TimeoutError, too
             self.log.error("worker.close_failed", exc_info=error)
         self.lag.stop()
         await self.server.heard(GOODBYE_LINGER_MS / 1000)

@@ -6,6 +6,8 @@ it and is called over loopback.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.aio import run
-from tests.fakes.processes import ROOT, ProcessHandle, client, spawn_worker, start_worker
+from tests.fakes.processes import ROOT, ProcessHandle, client, spawn_worker, start_worker, until
 from wrk_base import errors
 
 RACK = """\
@@ -115,3 +117,48 @@ def test_a_misspelt_name_ends_the_start_with_one_line(
         assert process.wait() == 1
         (line,) = process.log().splitlines()
         assert reason in line
+
+
+STUBBORN = """
+import asyncio
+import threading
+
+from wrk_base.contract import Description
+from wrk_base.rack import Rack
+
+
+class Stubborn(Rack):
+    def describe(self):
+        return Description(models=["stone"])
+
+    async def infer(self, model_id, input_data, options):
+        await asyncio.to_thread(threading.Event().wait)
+
+    async def close(self):
+        await asyncio.Event().wait()
+"""
+
+
+def test_a_rack_whose_thread_and_close_never_end_ends_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    args = ["--wtype", "stubborn:Stubborn", "--rack", "s1", "--stop.drainTimeout", "100"]
+
+    async def story() -> None:
+        with start_worker(args, tmp_path, cwd=tmp_path) as rack:
+            async with client() as mesh:
+                body = {"modelId": "stone", "inputData": "x"}
+                waiting = asyncio.ensure_future(
+                    mesh.request(rack.endpoint, "runInference", body, timeout=60.0)
+                )
+
+                async def begun() -> bool:
+                    load = await mesh.request(rack.endpoint, "checkCapacity", timeout=5.0)
+                    return bool(load["inFlight"])
+
+                await until(begun)
+                rack.signal(signal.SIGTERM)
+                assert await rack.ended() == 0
+                with pytest.raises(errors.Unavailable):
+                    await waiting
+
+    run(story())

@@ -106,7 +106,7 @@ class Runner:
             )
         except asyncio.CancelledError:  # of a future that it looked at: no reason to end the drain
             return self._failure(request, errors.Cancelled("the handler was cancelled"))
-        except Exception as error:
+        except BaseException as error:  # a handler that calls sys.exit must not end the loop
             return self._failure(request, error)
 
     async def _run_task(self, request: Request) -> None:
@@ -125,7 +125,7 @@ class Runner:
         except asyncio.CancelledError:
             verdict = request.verdict or errors.Cancelled("the handler was cancelled")
             answer = self._failure(request, verdict)
-        except Exception as error:
+        except BaseException as error:  # the same
             answer = self._failure(request, error)
         self._finish(request, answer)
 
@@ -210,7 +210,7 @@ class Runner:
             ) from None
         return (wire.REPLY, 0, request.id, head, content_type, payload, request.reply_extras)
 
-    def _failure(self, request: Request, error: Exception) -> wire.Envelope:
+    def _failure(self, request: Request, error: BaseException) -> wire.Envelope:
         stats = request.handler.stats
         stats.errors += 1
         if isinstance(error, errors.WrkError):
