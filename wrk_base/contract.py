@@ -165,6 +165,9 @@ class Info(Shape, frozen=True):
     address: Text = ""
 
 
+_inference_head = msgspec.msgpack.Decoder(InferenceHead)
+_EMPTY = b"\x80"  # an empty map
+
 PAYLOAD_FIELDS: dict[str, tuple[str, str]] = {
     "routeInferenceRequest": ("inputData", "result"),
     "runInference": ("inputData", "result"),
@@ -181,14 +184,26 @@ def parse(kind: type[T], body: Any, *, what: str = "request") -> T:
     try:
         return msgspec.convert({} if body is None else body, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        reason, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".")
-        missing = _MISSING.match(reason)
-        if missing:
-            field = f"{field}.{missing[1]}" if field else missing[1]
-            reason = "it is required"
-        where = f"{what}: {field}: " if field else f"{what}: "
-        raise BadRequest(where + reason, data={"field": field} if field else {}) from None
+        raise _bad(error, what) from None
+
+
+def read_head(head: bytes | None) -> InferenceHead:
+    """The packed head of an inference request; `BadRequest` names the field and what is allowed."""
+    try:
+        return _inference_head.decode(head or _EMPTY)
+    except (ValueError, RecursionError) as error:
+        raise _bad(error, "request") from None
+
+
+def _bad(error: Exception, what: str) -> BadRequest:
+    reason, _, path = str(error).partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    missing = _MISSING.match(reason)
+    if missing:
+        field = f"{field}.{missing[1]}" if field else missing[1]
+        reason = "it is required"
+    where = f"{what}: {field}: " if field else f"{what}: "
+    return BadRequest(where + reason, data={"field": field} if field else {})
 
 
 def as_body(shape: Shape) -> dict[str, Any]:

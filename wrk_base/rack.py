@@ -19,6 +19,7 @@ from .rpc.request import Request
 from .worker import Worker, WorkerContext
 
 UNREGISTER_SECONDS = 0.5
+_SUCCESS = wire.pack_head({"success": True})
 
 
 class Rack(Worker):
@@ -37,7 +38,8 @@ class Rack(Worker):
             spawn=self.spawn,
             log=self.log,
         )
-        self.respond("runInference", self._run_inference)
+        self.server.piggyback = lambda: {"load": self.load()}
+        self.respond("runInference", self._run_inference, raw=True)
         self.respond(
             "getAvailableModels", lambda _: {"success": True, "models": list(self.describe().models)}
         )
@@ -64,8 +66,8 @@ class Rack(Worker):
 
     # --- methods of a rack
 
-    async def _run_inference(self, body: Any, request: Request) -> dict[str, Any]:
-        head = contract.parse(contract.InferenceHead, request.head)
+    async def _run_inference(self, request: Request) -> None:
+        head = contract.read_head(request.head)
         offer = self.describe()
         if head.model_id not in offer.models:
             raise errors.ModelNotAvailable(
@@ -81,11 +83,10 @@ class Rack(Worker):
             )
         self.running += 1
         try:
-            result = await self.infer(head.model_id, body["inputData"], head.options)
+            result = await self.infer(head.model_id, request.data(), head.options)
         finally:
             self.running -= 1
-            request.reply_extras = {"load": self._load_of(offer.max_concurrent)}
-        return {"success": True, "result": result}
+        request.answer_with(_SUCCESS, result)
 
     async def _load_model(self, body: Any) -> dict[str, Any]:
         model_id = self._listed(body)
@@ -106,10 +107,8 @@ class Rack(Worker):
         return model_id
 
     def load(self) -> dict[str, Any]:
-        """What the rack tells of its load, on replies and beats."""
-        return self._load_of(self.describe().max_concurrent)
-
-    def _load_of(self, capacity: int) -> dict[str, Any]:
+        """What the rack tells of its load with every message to an orchestrator."""
+        capacity = self.describe().max_concurrent
         return {
             "inFlight": self.running,
             "maxConcurrent": capacity,
@@ -138,12 +137,9 @@ class Rack(Worker):
         await self._enrolment.unregister(self.identity.worker_id, UNREGISTER_SECONDS)
 
     def _beat(self) -> None:
-        """Sign of life on every orchestrator's own link to this rack: the very path that requests take.
-
-        Beside other traffic, too: of all answers only those of `runInference` that succeed carry the load.
-        """
+        """Sign of life on every orchestrator's own link to this rack: the very path that requests take."""
         interval = self.settings.health.heartbeat_interval / 1000
-        self.server.tell((wire.PONG, 0, 0, {"load": self.load()}), ("orchestrator",), quiet_for=0.0)
+        self.server.tell((wire.PONG, 0, 0, None), ("orchestrator",), quiet_for=interval / 2)
         self._beat_timer = self._loop.call_later(interval, self._beat)
 
     def _has_caller(self, worker_id: str) -> bool:

@@ -42,8 +42,8 @@ class Admission:
     def waiting(self) -> int:
         return sum(len(queue) for queue in self._waiting.values())
 
-    async def admit(self, model_id: str, want: Any, pick: Callable[[], T], deadline: float) -> T:
-        """What `pick` returns, as soon as it does not raise `CapacityExceeded`; every other error at once.
+    def admit(self, model_id: str, want: Any, pick: Callable[[], T]) -> T | None:
+        """What `pick` returns, or None where the request has to `wait`. Raises what `pick` raises.
 
         Requests with equal `want` can be served by the same workers.
         """
@@ -54,14 +54,16 @@ class Admission:
             except errors.CapacityExceeded:
                 if not self._limit:
                     raise
-        return await self._wait(model_id, want, pick, min(deadline, self._loop.time() + self._timeout))
+        return None
 
     def wake(self, models: Iterable[str]) -> None:
         """A slot came free that serves these models."""
         for model_id in models if self._waiting else ():
             _wake_first(self._waiting.get(model_id, ()))
 
-    async def _wait(self, model_id: str, want: Any, pick: Callable[[], T], until: float) -> T:
+    async def wait(self, model_id: str, want: Any, pick: Callable[[], T], deadline: float) -> T:
+        """What `pick` returns as soon as it does not raise `CapacityExceeded`; every other error at once."""
+        until = min(deadline, self._loop.time() + self._timeout)
         queue = self._waiting.setdefault(model_id, deque())
         if len(queue) >= self._limit:
             raise errors.CapacityExceeded(

@@ -385,14 +385,17 @@ class Fleet:
 
     def note_outcome(self, worker_id: str, error: errors.WrkError | None, elapsed: float) -> None:
         """How a routed call ended, as far as it says something about the worker."""
-        if isinstance(error, errors.DeadlineExceeded):
+        if error is None:
+            changes = self.health.observe(worker_id, Observation.CALL_OK, self._loop.time())
+            if changes:
+                self._act(changes)
+        elif isinstance(error, errors.DeadlineExceeded):
             if elapsed >= LEAST_MISS_SECONDS:
                 self.observe(worker_id, Observation.CALL_TIMED_OUT, error.message)
         elif isinstance(error, errors.Unavailable):
             if not error.not_started:
                 self.observe(worker_id, Observation.CALL_FAILED, error.message)
-        elif error is None or error.origin:
-            # An answer, also where it is a refusal or the handler's own error.
+        elif error.origin:  # an answer, too: a refusal, or the handler's own error
             self.observe(worker_id, Observation.CALL_OK)
             link = self._link_of.get(worker_id)
             if isinstance(error, errors.ModelNotAvailable) and link is not None:

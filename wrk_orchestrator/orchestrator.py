@@ -12,7 +12,7 @@ from typing import Any
 
 from wrk_base import clock, contract, errors
 from wrk_base.discovery import Found
-from wrk_base.rpc.client import Reply
+from wrk_base.rpc.call import Reply
 from wrk_base.rpc.identity import PeerInfo
 from wrk_base.rpc.request import Request
 from wrk_base.store import Store
@@ -25,7 +25,7 @@ from .health_policy import HealthPolicy
 from .health_table import Observation
 from .load_balancer import LoadBalancer
 from .records import WorkerRecord
-from .routing import Router, simulated
+from .routing import Question, Router, simulated
 from .service_registry import ServiceRegistry
 
 TICK_SECONDS = 0.25
@@ -217,26 +217,41 @@ class OrchestratorWorker(Worker):
 
     # --- routing
 
-    async def _route_request(self, request: Request) -> Reply:
-        head = contract.parse(contract.InferenceHead, request.head)
-        return await self.route(
-            head, request.head or {}, request.payload, request.content_type, request.deadline
-        )
+    def _route_request(self, request: Request) -> None:
+        head = contract.read_head(request.head)
+        question = self._question(head, request.head, request.content_type, request.payload, request.deadline)
+        if _simulates(head):
+            reply = simulated(question, self.identity.worker_id)
+            request.answer(reply.head, reply.content_type, reply.payload)
+            return
+        route = self.router.start(question, request)
+        request.on_cancel = route.cancel
 
     async def route(
         self,
         head: contract.InferenceHead,
-        wire_head: dict[str, Any],
-        payload: bytes,
+        packed_head: bytes | None,
         content_type: int,
+        payload: bytes,
         deadline: float,
     ) -> Reply:
         """Route one request whose payload stays packed; `deadline` in the loop's time. Raises `WrkError`."""
-        if head.simulate or head.options.simulate:
-            return simulated(head, payload, self.identity.worker_id)
+        question = self._question(head, packed_head, content_type, payload, deadline)
+        if _simulates(head):
+            return simulated(question, self.identity.worker_id)
+        return await self.router.route(question)
+
+    def _question(
+        self,
+        head: contract.InferenceHead,
+        packed_head: bytes | None,
+        content_type: int,
+        payload: bytes,
+        deadline: float,
+    ) -> Question:
         if head.options.timeout_ms is not None:
             deadline = min(deadline, self._loop.time() + head.options.timeout_ms / 1000)
-        return await self.router.route(head, wire_head, payload, content_type, deadline)
+        return Question(head, packed_head, content_type, payload, deadline)
 
     def find(self, body: Any) -> dict[str, Any]:
         """`findAvailableWorker`: the lookaside way."""
@@ -329,6 +344,10 @@ class OrchestratorWorker(Worker):
         if self.stopping:
             return "it is draining"
         return "" if self.started.is_set() else "it is starting"
+
+
+def _simulates(head: contract.InferenceHead) -> bool:
+    return head.simulate or head.options.simulate
 
 
 def _policy(context: WorkerContext) -> HealthPolicy:

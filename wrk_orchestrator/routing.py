@@ -8,11 +8,13 @@ and the deadline. What a handler raised is the answer, not a reason to ask elsew
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wrk_base import clock, contract, errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.client import Peer, Reply
+from wrk_base.rpc.call import Parts, Reply
+from wrk_base.rpc.client import Peer
 
 from .admission import Admission
 from .load_balancer import Lease, LoadBalancer
@@ -30,6 +32,14 @@ class Links(Protocol):
     def note_outcome(self, worker_id: str, error: errors.WrkError | None, elapsed: float) -> None: ...
 
 
+class Asker(Protocol):
+    """Who asked, and is told the one outcome; perhaps before `Router.start` has returned."""
+
+    def answer(self, head: bytes | None, content_type: int, payload: bytes) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+
 class Router:
     """Routes inference over the workers that the balancer offers."""
 
@@ -44,123 +54,35 @@ class Router:
         budget_share: float,
         budget_floor: float,
     ) -> None:
-        self._balancer, self._links, self._admission = balancer, links, admission
-        self._attempts_allowed = 1 + (max_retries if enable_failover else 0)
+        self.balancer, self.links, self.admission = balancer, links, admission
+        self.attempts_allowed = 1 + (max_retries if enable_failover else 0)
+        self.loop = asyncio.get_running_loop()
+        self.counters = {"routed": 0, "failed": 0, "retried": 0}
         self._budget_terms = (budget_share, budget_floor)
         self._budgets: dict[str, RetryBudget] = {}
-        self._loop = asyncio.get_running_loop()
-        self.counters = {"routed": 0, "failed": 0, "retried": 0}
 
-    async def route(
-        self,
-        head: contract.InferenceHead,
-        wire_head: dict[str, Any],
-        payload: bytes,
-        content_type: int,
-        deadline: float,
-    ) -> Reply:
+    def start(self, question: Question, asker: Asker) -> Route:
+        """Route a request; `asker` is told its outcome: some worker's answer, or a `WrkError`."""
+        route = Route(self, question, asker)
+        route.advance()
+        return route
+
+    async def route(self, question: Question) -> Reply:
         """The answer of some worker, with `workerId`, `routedAt` and `attempts` in its head."""
-        tried: list[str] = []
-        last: errors.WrkError | None = None
-        while True:
-            lease = await self._lease(head, tried, deadline, last)
-            if last is None:  # not before: callers make up names, and none but served models get a budget
-                self._budget(head.model_id).note_request(self._loop.time())
-            tried.append(lease.worker.worker_id)
-            try:
-                return await self._attempt(lease, wire_head, payload, content_type, deadline, len(tried))
-            except errors.WrkError as error:
-                again = self._may_try_again(error, head, len(tried), deadline)
-                # An attempt that never started does not take back one that may have.
-                error.not_started = error.not_started and (last is None or last.not_started)
-                last = error
-                if not again:
-                    self.counters["failed"] += 1
-                    error.data = {**error.data, "attempts": len(tried), "workers": list(tried)}
-                    raise
-                self.counters["retried"] += 1
-            finally:
-                self._admission.wake(lease.worker.models)
+        awaited = _Awaited(loop=self.loop)
+        route = self.start(question, awaited)
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            route.cancel(errors.Cancelled("its caller left"))
+            raise
 
     def find(self, want: contract.FindWorker) -> str:
         """The id of the worker that a request would get now; the caller then talks to it directly."""
-        with self._balancer.pick(want.model_id, want.requirements, (), self._loop.time()) as lease:
+        with self.balancer.pick(want.model_id, want.requirements, (), self.loop.time()) as lease:
             return lease.worker.worker_id
 
-    async def _lease(
-        self, head: contract.InferenceHead, tried: list[str], deadline: float, last: errors.WrkError | None
-    ) -> Lease:
-        requirements = head.options.requirements
-        try:
-            return await self._admission.admit(
-                head.model_id,
-                (requirements, tried),
-                lambda: self._balancer.pick(head.model_id, requirements, tried, self._loop.time()),
-                deadline,
-            )
-        except errors.WrkError as error:
-            self.counters["failed"] += 1
-            if last is None:
-                raise
-            # Nobody is left: what the last one said tells more than that there are no more.
-            last.data = {**last.data, "attempts": len(tried), "workers": list(tried), "left": error.message}
-            raise last from None
-
-    async def _attempt(
-        self,
-        lease: Lease,
-        head: dict[str, Any],
-        payload: bytes,
-        content_type: int,
-        deadline: float,
-        attempts: int,
-    ) -> Reply:
-        worker_id = lease.worker.worker_id
-        started = self._loop.time()
-        with lease:
-            try:
-                peer = self._links.peer(worker_id)
-                if peer is None or not peer.ready:
-                    raise errors.Unavailable(f"the link to {worker_id} is down", not_started=True)
-                reply = await peer.call(
-                    "runInference", payload, deadline=deadline, head=head, content_type=content_type
-                )
-            except errors.WrkError as error:
-                self._note_failure(lease, error, started)
-                raise
-            except asyncio.CancelledError:
-                if self._loop.time() >= deadline - A_MOMENT:  # its caller waited in vain, to the end
-                    self._note_failure(lease, errors.DeadlineExceeded(), started)
-                raise
-            now = self._loop.time()
-            lease.done(ok=True, now=now, elapsed_s=now - started)
-        self._links.note_outcome(worker_id, None, now - started)
-        self.counters["routed"] += 1
-        reply.head = {
-            "success": True,
-            "workerId": worker_id,
-            "routedAt": clock.wall_ms(),
-            "attempts": attempts,
-        }
-        reply.extras = None
-        return reply
-
-    def _note_failure(self, lease: Lease, error: errors.WrkError, started: float) -> None:
-        now = self._loop.time()
-        lease.done(ok=False, now=now, elapsed_s=now - started)
-        self._links.note_outcome(lease.worker.worker_id, error, now - started)
-
-    def _may_try_again(
-        self, error: errors.WrkError, head: contract.InferenceHead, attempts: int, deadline: float
-    ) -> bool:
-        if attempts >= self._attempts_allowed or self._loop.time() >= deadline:
-            return False
-        lost = isinstance(error, errors.Unavailable) and head.options.repeatable
-        if not (error.not_started or lost) or isinstance(error, errors.DeadlineExceeded | errors.BadRequest):
-            return False
-        return self._budget(head.model_id).spend(self._loop.time())
-
-    def _budget(self, model_id: str) -> RetryBudget:
+    def budget(self, model_id: str) -> RetryBudget:
         budget = self._budgets.get(model_id)
         if budget is None:
             if len(self._budgets) >= MODELS_WITH_A_BUDGET:
@@ -169,20 +91,200 @@ class Router:
         return budget
 
 
-def simulated(head: contract.InferenceHead, payload: bytes, worker_id: str) -> Reply:
+@dataclass(slots=True)
+class Question:
+    """One request, to be forwarded as it is packed. `deadline` is in the loop's time."""
+
+    head: contract.InferenceHead
+    packed_head: bytes | None
+    content_type: int
+    payload: bytes
+    deadline: float
+
+
+class Route:
+    """A request under way: one attempt after the other until its asker was told an outcome."""
+
+    __slots__ = ("_asker", "_attempt", "_last", "_question", "_router", "_tried", "_waiting")
+
+    def __init__(self, router: Router, question: Question, asker: Asker) -> None:
+        self._router, self._question, self._asker = router, question, asker
+        self._tried: list[str] = []
+        self._last: errors.WrkError | None = None
+        self._attempt: Attempt | None = None
+        self._waiting: asyncio.Task[None] | None = None
+
+    def advance(self) -> None:
+        """Send it to a worker that was not tried yet, or wait for one."""
+        head = self._question.head
+        want = (head.options.requirements, self._tried)
+        try:
+            lease = self._router.admission.admit(head.model_id, want, self._pick)
+        except errors.WrkError as error:
+            self._nobody(error)
+            return
+        if lease is None:
+            self._waiting = self._router.loop.create_task(self._wait(want), name="wait for a worker")
+        else:
+            self._send(lease)
+
+    def cancel(self, verdict: errors.WrkError) -> None:
+        """Stop it, all the way to the worker; its asker is told the verdict."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._asker.fail(verdict)
+        elif self._attempt is not None:
+            self._attempt.cancel()
+            self._asker.fail(verdict)
+
+    def _pick(self) -> Lease:
+        head = self._question.head
+        router = self._router
+        return router.balancer.pick(head.model_id, head.options.requirements, self._tried, router.loop.time())
+
+    async def _wait(self, want: Any) -> None:
+        model_id, deadline = self._question.head.model_id, self._question.deadline
+        try:
+            lease = await self._router.admission.wait(model_id, want, self._pick, deadline)
+        except errors.WrkError as error:
+            self._waiting = None
+            self._nobody(error)
+            return
+        self._waiting = None
+        self._send(lease)
+
+    def _nobody(self, refusal: errors.WrkError) -> None:
+        self._router.counters["failed"] += 1
+        last = self._last
+        if last is None:
+            self._asker.fail(refusal)
+            return
+        # Nobody is left: what the last one said tells more than that there are no more.
+        last.data = {**last.data, **self._facts(), "left": refusal.message}
+        self._asker.fail(last)
+
+    def _send(self, lease: Lease) -> None:
+        router, question = self._router, self._question
+        now = router.loop.time()
+        if self._last is None:  # not before: callers make up names, and none but served models get a budget
+            router.budget(question.head.model_id).note_request(now)
+        worker_id = lease.worker.worker_id
+        self._tried.append(worker_id)
+        attempt = self._attempt = Attempt(self, lease, now)
+        peer = router.links.peer(worker_id)
+        try:
+            if peer is None or not peer.ready:
+                raise errors.Unavailable(f"the link to {worker_id} is down", not_started=True)
+            attempt.peer = peer
+            parts = ("runInference", question.packed_head, question.content_type, question.payload, None)
+            peer.start(attempt, question.deadline, parts)
+        except errors.WrkError as error:
+            attempt.failed(error)
+
+    def won(self, lease: Lease, content_type: int, payload: bytes) -> None:
+        self._attempt = None
+        router = self._router
+        router.counters["routed"] += 1
+        head = _routed(lease.worker.worker_id, len(self._tried))
+        self._asker.answer(wire.pack_head(head), content_type, payload)
+
+    def lost(self, error: errors.WrkError) -> None:
+        """An attempt failed: another worker where that is safe, else the error is the outcome."""
+        self._attempt = None
+        again = self._may_try_again(error)
+        # An attempt that never started does not take back one that may have.
+        error.not_started = error.not_started and (self._last is None or self._last.not_started)
+        self._last = error
+        if again:
+            self._router.counters["retried"] += 1
+            self.advance()
+            return
+        self._router.counters["failed"] += 1
+        error.data = {**error.data, **self._facts()}
+        self._asker.fail(error)
+
+    def _may_try_again(self, error: errors.WrkError) -> bool:
+        router, head = self._router, self._question.head
+        if len(self._tried) >= router.attempts_allowed or router.loop.time() >= self._question.deadline:
+            return False
+        lost = isinstance(error, errors.Unavailable) and head.options.repeatable
+        if not (error.not_started or lost) or isinstance(error, errors.DeadlineExceeded | errors.BadRequest):
+            return False
+        return router.budget(head.model_id).spend(router.loop.time())
+
+    def _facts(self) -> dict[str, Any]:
+        return {"attempts": len(self._tried), "workers": list(self._tried)}
+
+    def settle(self, lease: Lease, error: errors.WrkError | None, started: float) -> None:
+        """Give the lease back with its outcome, and say who may use the slot and what was learnt."""
+        router = self._router
+        now = router.loop.time()
+        lease.done(ok=error is None, now=now, elapsed_s=now - started)
+        router.links.note_outcome(lease.worker.worker_id, error, now - started)
+        router.admission.wake(lease.worker.models)
+
+    def give_back(self, lease: Lease, started: float) -> None:
+        """The same for a call that was cancelled: of it nothing is learnt, unless it was at its deadline."""
+        if self._router.loop.time() >= self._question.deadline - A_MOMENT:
+            self.settle(lease, errors.DeadlineExceeded(), started)
+        else:
+            lease.release()
+            self._router.admission.wake(lease.worker.models)
+
+
+class Attempt:
+    """One call of one worker, and the lease on it."""
+
+    __slots__ = ("_lease", "_route", "_started", "deadline", "id", "parts", "peer", "sent")
+
+    deadline: float
+    id: int
+    parts: Parts
+    sent: bool
+
+    def __init__(self, route: Route, lease: Lease, started: float) -> None:
+        self._route, self._lease, self._started = route, lease, started
+        self.peer: Peer | None = None
+
+    def answered(self, head: bytes | None, content_type: int, payload: bytes) -> None:
+        self._route.settle(self._lease, None, self._started)
+        self._route.won(self._lease, content_type, payload)
+
+    def failed(self, error: errors.WrkError) -> None:
+        self._route.settle(self._lease, error, self._started)
+        self._route.lost(error)
+
+    def cancel(self) -> None:
+        if self.peer is not None:
+            self.peer.give_up(self)
+        self._route.give_back(self._lease, self._started)
+
+
+class _Awaited(asyncio.Future[Reply]):
+    """An asker that awaits its answer."""
+
+    def answer(self, head: bytes | None, content_type: int, payload: bytes) -> None:
+        if not self.done():
+            self.set_result(Reply(head, content_type, payload))
+
+    def fail(self, error: BaseException) -> None:
+        if not self.done():
+            self.set_exception(error)
+
+
+def simulated(question: Question, worker_id: str) -> Reply:
     """An answer without any rack, for trying a client out; it says what it is."""
+    head = question.head
     result = {
         "simulated": True,
         "modelId": head.model_id,
         "task": head.options.task,
-        "inputBytes": len(payload),
+        "inputBytes": len(question.payload),
         "text": f"simulated answer of {head.model_id}",
     }
-    facts = {
-        "success": True,
-        "simulated": True,
-        "workerId": worker_id,
-        "routedAt": clock.wall_ms(),
-        "attempts": 0,
-    }
-    return Reply(facts, wire.MSGPACK, wire.pack_body(result), None)
+    facts = {"simulated": True, **_routed(worker_id, 0)}
+    return Reply(wire.pack_head(facts), wire.MSGPACK, wire.pack_body(result))
+
+
+def _routed(worker_id: str, attempts: int) -> dict[str, Any]:
+    return {"success": True, "workerId": worker_id, "routedAt": clock.wall_ms(), "attempts": attempts}

@@ -15,6 +15,7 @@ from typing import Any
 
 from wrk_base.errors import StartError
 from wrk_base.rpc.link import LinkEvents, ListenerEvents
+from wrk_base.rpc.tick import Tick
 
 FIRST_PORT = 20_000
 MAX_MESSAGE = 1_048_576
@@ -30,6 +31,13 @@ class FakeNetwork:
         self._ports = count(FIRST_PORT)
         self._refusing: set[str] = set()
         self._paused: set[str] = set()
+        self._tick: Tick | None = None
+
+    @property
+    def tick(self) -> Tick:
+        if self._tick is None:
+            self._tick = Tick(asyncio.get_running_loop())
+        return self._tick
 
     # --- what the RPC layer asks for
 
@@ -110,7 +118,8 @@ class _End:
         if not self.is_open or self.network.is_paused(self.endpoint):
             return
         try:
-            self._deliver()
+            with self.network.tick:
+                self._deliver()
         finally:
             if self.inbox:  # an owner's exception must not leave the rest lying
                 self.wake()

@@ -124,7 +124,7 @@ async def _call(endpoint: str) -> None:
     loop = asyncio.get_running_loop()
     limits = PeerLimits()
     peer = Peer(endpoint, network=ZmqNetwork(loop), identity=CLIENT, rng=Random(1), limits=limits)
-    calls = [peer.submit("wait", b"\xc0", loop.time() + 600.0) for _ in range(CALLS)]
+    calls = [peer.call("wait", b"\xc0", deadline=loop.time() + 600.0) for _ in range(CALLS)]
     print(endpoint, flush=True)
     await asyncio.gather(*calls)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,15 @@ from wrk_base import errors
 from wrk_orchestrator.admission import Admission
 
 NEVER = 1e9
+
+
+T = TypeVar("T")
+
+
+async def admit(admission: Admission, model_id: str, want: str, pick: Callable[[], T], deadline: float) -> T:
+    """Both steps of a request's way in, as the router takes them."""
+    now = admission.admit(model_id, want, pick)
+    return await admission.wait(model_id, want, pick, deadline) if now is None else now
 
 
 class Door:
@@ -32,7 +42,9 @@ class Door:
 
     async def comes(self, name: str, want: str = "any", deadline: float = NEVER) -> asyncio.Task[str]:
         """A request arrives, and does all that it can at once."""
-        task = asyncio.create_task(self.admission.admit("m1", want, lambda: self._take(name, want), deadline))
+        task = asyncio.create_task(
+            admit(self.admission, "m1", want, lambda: self._take(name, want), deadline)
+        )
         self.tasks[name] = task
         await settled()
         return task
@@ -87,7 +99,7 @@ def story(tell: Callable[[Door], Awaitable[None]], **door: float) -> None:
 
 def test_free_slot_is_taken_at_once() -> None:
     async def told(door: Door) -> None:
-        assert await door.admission.admit("m1", "any", lambda: "a lease", NEVER) == "a lease"
+        assert await admit(door.admission, "m1", "any", lambda: "a lease", NEVER) == "a lease"
 
     story(told)
 
@@ -108,7 +120,7 @@ def test_only_a_full_mesh_makes_anybody_wait(kind: type[errors.WrkError]) -> Non
             raise kind
 
         with pytest.raises(kind):
-            await door.admission.admit("m1", "any", pick, NEVER)
+            await admit(door.admission, "m1", "any", pick, NEVER)
 
     story(told)
 
@@ -176,7 +188,7 @@ def test_queue_is_bounded() -> None:
 def test_each_model_has_a_queue_of_its_own() -> None:
     async def told(door: Door) -> None:
         await door.come("a")
-        other = asyncio.create_task(door.admission.admit("m2", "any", lambda: door._take("x", "any"), NEVER))
+        other = asyncio.create_task(admit(door.admission, "m2", "any", lambda: door._take("x", "any"), NEVER))
         door.tasks["x"] = other
         await settled()
         assert door.admission.waiting == 2
@@ -241,7 +253,7 @@ def test_other_errors_end_the_wait() -> None:
         def pick() -> str:
             raise next(answers)
 
-        task = asyncio.create_task(door.admission.admit("m1", "any", pick, NEVER))
+        task = asyncio.create_task(admit(door.admission, "m1", "any", pick, NEVER))
         await settled()
         door.admission.wake(["m1"])
         with pytest.raises(errors.NoWorkersAvailable):

@@ -272,7 +272,7 @@ def test_second_signal_ends_the_drain(workers: Path) -> None:
         async def work_and_end() -> None:
             async with client() as caller:
                 peer = caller.get(worker.endpoint)
-                call = peer.submit("work", b"\xc0", asyncio.get_running_loop().time() + 60.0)
+                call = peer.call("work", b"\xc0", deadline=asyncio.get_running_loop().time() + 60.0)
                 await eventually((workers / "begun").exists)
                 worker.signal(signal.SIGTERM)
                 await eventually(lambda: peer.draining)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wrk_base import errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.client import Reply
+from wrk_base.rpc.call import Reply
 from wrk_orchestrator.http.inference import put_together, take_apart
 
 ROUTED = {"success": True, "workerId": "r1", "routedAt": 5, "attempts": 1}
@@ -25,7 +25,9 @@ PLAIN = st.recursive(
 def answer(
     payload: bytes, content_type: int = wire.JSON, head: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    body = put_together(Reply(ROUTED if head is None else head, content_type, payload, None), "id-1")
+    body = put_together(
+        Reply(wire.pack_head(ROUTED if head is None else head), content_type, payload), "id-1"
+    )
     decoded: dict[str, Any] = msgspec.json.decode(body)
     return decoded
 
@@ -101,7 +103,7 @@ def test_no_bytes_do_worse_than_be_refused(body: bytes) -> None:
 @given(PLAIN)
 def test_a_result_in_json_is_put_in_as_it_is(result: Any) -> None:
     payload = msgspec.json.encode(result)
-    body = put_together(Reply(ROUTED, wire.JSON, payload, None), "id-1")
+    body = put_together(Reply(wire.pack_head(ROUTED), wire.JSON, payload), "id-1")
     assert b'"result":' + payload + b"," in body
     assert msgspec.json.decode(body) == {
         **ROUTED,

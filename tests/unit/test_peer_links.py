@@ -314,14 +314,15 @@ def test_late_and_double_answers_are_counted_and_change_nothing() -> None:
     told(story)
 
 
-def test_the_load_on_answers_and_beats_reaches_the_owner() -> None:
+def test_the_load_beside_answers_and_on_beats_reaches_the_owner() -> None:
     async def story(house: House) -> None:
         impostor = house.impostor()
         heard = Happenings()
         peer = house.peer(events=heard)
         call = asyncio.create_task(ask(peer))
         await impostor.until(lambda: impostor.of(wire.REQUEST))
-        impostor.say((wire.REPLY, 0, 1, None, 0, wire.pack_body(1), {"load": {"inFlight": 3}}))
+        answer = (wire.REPLY, 0, 1, None, 0, wire.pack_body(1), None)
+        impostor.say(answer, (wire.PONG, 0, 0, {"load": {"inFlight": 3}}))
         await call
         impostor.say((wire.PONG, 0, 0, {"load": {"inFlight": 2}}))
         await heard.until(lambda: len(heard.loads) == 3)
@@ -394,7 +395,7 @@ def test_many_calls_that_run_out_while_they_wait_are_ended_in_one_go() -> None:
     async def story(house: House) -> None:
         loop = asyncio.get_running_loop()
         peer = house.peer(NOWHERE, connect_timeout=100.0)
-        calls = [peer.submit("echo", b"", loop.time() + 1.0) for _ in range(20_000)]
+        calls = [peer.call("echo", b"", deadline=loop.time() + 1.0) for _ in range(20_000)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {errors.DeadlineExceeded}
         assert peer.idle

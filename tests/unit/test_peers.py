@@ -13,7 +13,7 @@ from tests.fakes.aio import eventually, run
 from tests.fakes.rpc import CLIENT, Happenings, House, timers
 from wrk_base import errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.client import PeerLimits, Reply
+from wrk_base.rpc.client import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.request import Request
 from wrk_base.rpc.server import Server
@@ -209,7 +209,7 @@ def test_the_input_of_an_inference_travels_apart_from_its_fields_and_nobody_noti
         seen: list[Any] = []
 
         def infer(body: Any, request: Request) -> Any:
-            seen.append((request.head, wire.unpack_body(request.payload), body))
+            seen.append((wire.unpack_head(request.head), wire.unpack_body(request.payload), body))
             return {"success": True, "result": ["out"], "workerId": "w1"}
 
         house.servers[0].respond("runInference", infer)
@@ -227,7 +227,9 @@ def test_a_raw_handler_answers_with_a_payload_that_it_never_read() -> None:
         server: Server = house.servers[0]
         server.respond(
             "routeInferenceRequest",
-            lambda request: Reply({"attempts": 1}, request.content_type, request.payload, None),
+            lambda request: request.answer(
+                wire.pack_head({"attempts": 1}), request.content_type, request.payload
+            ),
             raw=True,
         )
         body = {"modelId": "m", "inputData": [1, 2]}

@@ -17,11 +17,11 @@ import pytest
 from tests.fakes.aio import run
 from wrk_base import contract, errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.client import Reply
+from wrk_base.rpc.call import OpenCall, Parts, Reply
 from wrk_orchestrator.admission import Admission
 from wrk_orchestrator.load_balancer import LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
-from wrk_orchestrator.routing import Router, simulated
+from wrk_orchestrator.routing import Question, Router, simulated
 from wrk_orchestrator.service_registry import ServiceRegistry
 
 PAYLOAD = b"\x00 any bytes \xff"
@@ -32,7 +32,8 @@ Script = Callable[[], Awaitable[Reply]]
 
 def answer(text: str = "fine") -> Script:
     async def say() -> Reply:
-        return Reply({"success": True, "of": "the rack"}, wire.MSGPACK, wire.pack_body(text), {"load": {}})
+        head = wire.pack_head({"success": True, "of": "the rack"})
+        return Reply(head, wire.MSGPACK, wire.pack_body(text))
 
     return say
 
@@ -67,10 +68,31 @@ class ScriptedPeer:
         self.ready = True
         self.script: Script = answer()
         self.calls: list[dict[str, Any]] = []
+        self.tasks: dict[int, asyncio.Task[None]] = {}
 
-    async def call(self, method: str, payload: bytes, **more: Any) -> Reply:
-        self.calls.append({"method": method, "payload": payload, **more})
-        return await self.script()
+    def start(self, call: OpenCall, deadline: float, parts: Parts) -> None:
+        method, head, content_type, payload, _ = parts
+        self.calls.append(
+            {
+                "method": method,
+                "payload": payload,
+                "head": wire.unpack_head(head),
+                "content_type": content_type,
+                "deadline": deadline,
+            }
+        )
+        self.tasks[id(call)] = asyncio.create_task(self._run(call))
+
+    async def _run(self, call: OpenCall) -> None:
+        try:
+            reply = await self.script()
+        except errors.WrkError as error:
+            call.failed(error)
+        else:
+            call.answered(reply.head, reply.content_type, reply.payload)
+
+    def give_up(self, call: OpenCall) -> None:
+        self.tasks[id(call)].cancel()
 
 
 class Mesh:
@@ -104,9 +126,9 @@ class Mesh:
     async def ask(self, seconds: float = FAR, **options: Any) -> Reply:
         head = {"modelId": "m1", "options": options}
         deadline = asyncio.get_running_loop().time() + seconds
-        return await self.router.route(
-            contract.parse(contract.InferenceHead, head), head, PAYLOAD, wire.OCTETS, deadline
-        )
+        packed = wire.pack_head(head)
+        question = Question(contract.read_head(packed), packed, wire.OCTETS, PAYLOAD, deadline)
+        return await self.router.route(question)
 
     async def refused(self, kind: type[errors.WrkError], **options: Any) -> errors.WrkError:
         with pytest.raises(kind) as caught:
@@ -163,10 +185,10 @@ async def asking(mesh: Mesh, **options: Any) -> AsyncIterator[asyncio.Task[Reply
 def test_answer_says_who_gave_it_when_and_at_which_attempt() -> None:
     async def told(mesh: Mesh) -> None:
         reply = await mesh.ask()
-        assert reply.head is not None
-        assert reply.head.keys() == {"success", "workerId", "routedAt", "attempts"}
-        assert (reply.head["success"], reply.head["attempts"]) == (True, 1)
-        assert reply.head["workerId"] in mesh.peers
+        head = wire.unpack_head(reply.head)
+        assert head.keys() == {"success", "workerId", "routedAt", "attempts"}
+        assert (head["success"], head["attempts"]) == (True, 1)
+        assert head["workerId"] in mesh.peers
         assert mesh.router.counters == {"routed": 1, "failed": 0, "retried": 0}
 
     story(told)
@@ -183,13 +205,6 @@ def test_head_and_payload_reach_the_rack_as_they_came() -> None:
         assert call["head"] == {"modelId": "m1", "options": options}
         assert call["deadline"] == 7.0
         assert wire.unpack_body(reply.payload, reply.content_type) == "fine"
-
-    story(told)
-
-
-def test_what_the_rack_says_of_its_load_does_not_reach_the_caller() -> None:
-    async def told(mesh: Mesh) -> None:
-        assert (await mesh.ask()).extras is None
 
     story(told)
 
@@ -245,8 +260,8 @@ def test_another_worker_is_asked_when(case: str) -> None:
         reply = await mesh.ask()
         while "r1" not in mesh.asked:  # whose turn it is, is not for us to say
             reply = await mesh.ask()
-        assert reply.head is not None
-        assert (reply.head["workerId"], reply.head["attempts"]) == ("r2", 2)
+        head = wire.unpack_head(reply.head)
+        assert (head["workerId"], head["attempts"]) == ("r2", 2)
         assert mesh.figures("r1") == (0, 1)
         assert mesh.router.counters["retried"] == 1
 
@@ -296,8 +311,8 @@ def test_worker_whose_link_is_down_is_passed_over_without_a_call() -> None:
         del mesh.peers["r2"]
         for _ in range(3):
             reply = await mesh.ask()
-            assert reply.head is not None
-            assert reply.head["workerId"] == "r3"
+            head = wire.unpack_head(reply.head)
+            assert head["workerId"] == "r3"
         assert mesh.asked == ["r3"] * 3
         told = {name: error for name, error in mesh.outcomes if error is not None}
         assert told.keys() == {"r1", "r2"}
@@ -321,8 +336,8 @@ def test_request_that_must_not_be_repeated_goes_elsewhere_while_it_has_not_start
         mesh.tell(failing(not_started()))
         mesh.tell(answer(), "r3")
         reply = await mesh.ask(repeatable=False)
-        assert reply.head is not None
-        assert reply.head["workerId"] == "r3"
+        head = wire.unpack_head(reply.head)
+        assert head["workerId"] == "r3"
 
     story(told)
 
@@ -431,8 +446,8 @@ def test_one_model_cannot_use_up_the_budget_of_another() -> None:
         for _ in range(20):
             await mesh.refused(errors.Unavailable)
         spent = mesh.router.counters["retried"]
-        assert mesh.router._budget("m2").spend(0.0)
-        assert not mesh.router._budget("m1").spend(0.0)
+        assert mesh.router.budget("m2").spend(0.0)
+        assert not mesh.router.budget("m1").spend(0.0)
         assert spent == 10
 
     story(told, budget_share=0.0, budget_floor=1.0)
@@ -446,7 +461,7 @@ def test_callers_who_make_up_models_reset_nobodys_budget() -> None:
         for number in range(3000):
             head = contract.InferenceHead(f"made up {number}")
             with pytest.raises(errors.NoWorkersAvailable):
-                await mesh.router.route(head, {}, b"", wire.MSGPACK, FAR)
+                await mesh.router.route(Question(head, None, wire.MSGPACK, b"", FAR))
         await mesh.refused(errors.Unavailable)
         assert mesh.router.counters["retried"] == 10
 
@@ -459,7 +474,7 @@ def test_callers_who_make_up_models_reset_nobodys_budget() -> None:
 def test_refusals_name_what_exists_and_ask_nobody() -> None:
     async def told(mesh: Mesh) -> None:
         with pytest.raises(errors.NoWorkersAvailable, match="m1") as unknown:
-            await mesh.router.route(contract.InferenceHead("m9"), {}, b"", wire.MSGPACK, FAR)
+            await mesh.router.route(Question(contract.InferenceHead("m9"), None, wire.MSGPACK, b"", FAR))
         assert unknown.value.data["models"] == ["m1"]
         await mesh.refused(errors.NoWorkersMatch, requirements={"capabilities": ["gpu"]})
         for name in mesh.peers:
@@ -583,9 +598,10 @@ def test_find_names_a_worker_and_takes_no_load() -> None:
 
 
 def test_simulated_answer_says_what_it_is() -> None:
-    reply = simulated(contract.InferenceHead("m9", contract.Options(task="chat")), b"12345", "orc-1")
-    assert reply.head is not None
-    assert (reply.head["simulated"], reply.head["workerId"], reply.head["attempts"]) == (True, "orc-1", 0)
+    head = contract.InferenceHead("m9", contract.Options(task="chat"))
+    reply = simulated(Question(head, None, wire.MSGPACK, b"12345", FAR), "orc-1")
+    said = wire.unpack_head(reply.head)
+    assert (said["simulated"], said["workerId"], said["attempts"]) == (True, "orc-1", 0)
     result = wire.unpack_body(reply.payload, reply.content_type)
     assert result["simulated"] is True
     assert (result["modelId"], result["task"], result["inputBytes"]) == ("m9", "chat", 5)

@@ -10,7 +10,6 @@ import pytest
 from tests.fakes.rpc import CLIENT, EPOCH, House, ask, request, told
 from wrk_base import errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.identity import PeerInfo
 from wrk_base.rpc.server import MALFORMED_LOGGED
 
 # --- greetings
@@ -19,8 +18,6 @@ from wrk_base.rpc.server import MALFORMED_LOGGED
 def test_a_greeting_is_answered_with_who_the_server_is() -> None:
     async def story(house: House) -> None:
         server = house.serve(max_in_flight=9)
-        met: list[PeerInfo] = []
-        server.on_caller = met.append
         stranger = house.stranger()
         await stranger.greet()
         ((_, _, _, facts),) = await stranger.hears(wire.HELLO_OK)
@@ -32,7 +29,9 @@ def test_a_greeting_is_answered_with_who_the_server_is() -> None:
         )
         assert facts["versions"] == (wire.VERSION, wire.VERSION)
         assert facts["limits"] == {"maxMessage": 1_048_576, "maxInFlight": 9}
-        assert [(info.worker_id, info.role) for info in met] == [("client-1", "client")]
+        (caller,) = server.callers.values()
+        assert caller.info is not None
+        assert (caller.info.worker_id, caller.info.role) == ("client-1", "client")
 
     told(story)
 

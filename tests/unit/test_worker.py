@@ -18,8 +18,6 @@ from tests.fakes.context import FakeRack, Offer, Site
 from tests.fakes.rpc import Happenings
 from wrk_base import __version__, contract, errors
 from wrk_base.discovery import Found
-from wrk_base.rpc import wire
-from wrk_base.rpc.client import Reply
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.request import Request
 from wrk_base.worker import CLOSE_SECONDS, Worker, WorkerContext
@@ -229,8 +227,11 @@ def with_default(body: Any, more: int = 5) -> Any:
     return ["default", body, type(more).__name__]
 
 
-def raw(request: Request) -> Reply:
-    return Reply(None, request.content_type, request.payload, None)
+IDLE = {"load": {"inFlight": 0, "maxConcurrent": 4, "free": 4, "lagMs": 0}}
+
+
+def raw(request: Request) -> None:
+    request.answer(None, request.content_type, request.payload)
 
 
 @pytest.mark.parametrize(
@@ -788,15 +789,15 @@ def test_rack_lists_its_models_and_loads_only_those(tmp_path: Path) -> None:
     story(told, tmp_path)
 
 
-def test_answer_of_a_rack_carries_its_load(tmp_path: Path) -> None:
+def test_answers_to_an_orchestrator_come_with_the_load_and_to_others_without(tmp_path: Path) -> None:
     async def told(place: Place) -> None:
         rack = await as_rack(place)
-        peer = place.asker.get(rack.endpoint)
-        loop = asyncio.get_running_loop()
-        reply = await peer.call(
-            "runInference", wire.pack_body("x"), deadline=loop.time() + 5.0, head={"modelId": "m1"}
-        )
-        assert reply.extras == {"load": {"inFlight": 0, "maxConcurrent": 4, "free": 4, "lagMs": 0}}
+        body = {"modelId": "m1", "inputData": "x"}
+        for role, loads in (("orchestrator", [IDLE, IDLE]), ("client", [])):
+            caller, happenings = place.caller(f"a-{role}", role), Happenings()
+            caller.hold(rack.endpoint, happenings)
+            await caller.request(rack.endpoint, "runInference", body, timeout=5.0)
+            assert [load for load in happenings.loads if load] == loads  # of the greeting and the answer
 
     story(told, tmp_path)
 
@@ -817,9 +818,7 @@ def test_rack_beats_to_orchestrators_alone(tmp_path: Path) -> None:
     story(told, tmp_path)
 
 
-def test_load_is_told_every_second_whatever_else_is_said(tmp_path: Path) -> None:
-    """Refusals of a full rack carry no load; who sends many requests must learn from the beats."""
-
+def test_refusals_of_a_full_rack_tell_its_load_too(tmp_path: Path) -> None:
     async def told(place: Place) -> None:
         rack = await as_rack(place, Offer(capacity=1))
         happenings = Happenings()
@@ -827,12 +826,12 @@ def test_load_is_told_every_second_whatever_else_is_said(tmp_path: Path) -> None
         orchestrator.hold(rack.endpoint, happenings)
         rack.hold()
         work = asyncio.ensure_future(infer(place))
-        for _ in range(50):
-            await asyncio.sleep(0.1)
-            body = {"modelId": "m1", "inputData": "x"}
-            with pytest.raises(errors.CapacityExceeded):
-                await orchestrator.request(rack.endpoint, "runInference", body, timeout=1.0)
-        assert [load["load"]["inFlight"] for load in happenings.loads if load] == [1] * 5
+        await asyncio.sleep(0.1)
+        happenings.loads.clear()
+        body = {"modelId": "m1", "inputData": "x"}
+        with pytest.raises(errors.CapacityExceeded):
+            await orchestrator.request(rack.endpoint, "runInference", body, timeout=1.0)
+        assert [load["load"]["inFlight"] for load in happenings.loads if load] == [1]
         rack.let_go()
         await work
 

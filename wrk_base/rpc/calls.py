@@ -7,7 +7,7 @@ or duplicate answer finds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 INFINITY = float("inf")
@@ -58,6 +58,13 @@ class CallTable(Generic[K, V]):
     def discard(self, key: K) -> None:
         """Close a call without an answer, if it is open."""
         self.entries.pop(key, None)
+
+    def take(self, which: Callable[[V], bool]) -> list[V]:
+        """Close and return the calls that `which` picks."""
+        taken = [(key, entry) for key, entry in self.entries.items() if which(entry)]
+        for key, _ in taken:
+            del self.entries[key]
+        return [entry for _, entry in taken]
 
     def expire(self, now: float) -> list[tuple[K, V]]:
         """Close and return what is due at `now`; `wake_at` is exact afterwards."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import errors
 from . import wire
+from .call import Call, OpenCall, Parts
 from .calls import CallTable, redial_delay
 from .identity import BadGreeting, Identity, PeerInfo, read_greeting
 from .link import Link, Network
@@ -36,27 +37,6 @@ class PeerLimits:
     def dial_timeout(self) -> float:
         """Longer than any link takes to connect and to shake hands, or to give that up."""
         return 3 * self.greeting_timeout
-
-
-@dataclass(slots=True)
-class Reply:
-    """A peer's answer, its payload still packed."""
-
-    head: dict[str, Any] | None
-    content_type: int
-    payload: bytes
-    extras: dict[str, Any] | None
-
-
-class Call(asyncio.Future[Reply]):
-    """An open call: a future that knows its deadline, and its envelope's parts until it is sent."""
-
-    __slots__ = ("deadline", "id", "parts", "sent")
-
-    deadline: float
-    id: int
-    parts: tuple[str, dict[str, Any] | None, int, bytes, dict[str, Any] | None]
-    sent: bool
 
 
 class PeerEvents:
@@ -102,8 +82,9 @@ class Peer:
         self._events = events or PeerEvents()
         self._keep, self._heartbeat = keep, heartbeat
         self._loop = asyncio.get_running_loop()
-        self._table: CallTable[int, Call] = CallTable()
-        self._waiting: dict[int, Call] = {}
+        self._tick = network.tick
+        self._table: CallTable[int, OpenCall] = CallTable()
+        self._waiting: dict[int, OpenCall] = {}
         self._outbox = Outbox(limits.max_message, self._cannot_travel)
         self._flush_due = False
         self._next_id = 0
@@ -113,57 +94,45 @@ class Peer:
 
     # --- calling
 
-    async def call(
+    def call(
         self,
         method: str,
         payload: bytes,
         *,
         deadline: float,
-        head: dict[str, Any] | None = None,
-        content_type: int = wire.MSGPACK,
-        extras: dict[str, Any] | None = None,
-    ) -> Reply:
-        """The peer's reply; raises `WrkError`. `deadline` is in the loop's time."""
-        call = self.submit(method, payload, deadline, head, content_type, extras)
-        try:
-            return await call
-        except asyncio.CancelledError:
-            self._give_up(call)
-            raise
-
-    def submit(
-        self,
-        method: str,
-        payload: bytes,
-        deadline: float,
-        head: dict[str, Any] | None = None,
+        head: bytes | None = None,
         content_type: int = wire.MSGPACK,
         extras: dict[str, Any] | None = None,
     ) -> Call:
-        """A call as a future. Cancelling that alone tells the peer nothing: `call` does it."""
+        """A call whose reply can be awaited; raises `WrkError`. `deadline` is in the loop's time."""
+        call = Call(loop=self._loop)
+        call.peer = self
+        self.start(call, deadline, (method, head, content_type, payload, extras))
+        return call
+
+    def start(self, call: OpenCall, deadline: float, parts: Parts) -> None:
+        """Send a call, or keep it until the link is up; raises `WrkError` when it cannot be taken at all."""
+        table = self._table
         if self.closed or self.draining:
             raise errors.Unavailable(
                 f"{self.endpoint} is {'closed' if self.closed else 'draining'}", not_started=True
             )
-        if len(self._table) >= self._limits.max_pending:
+        if len(table.entries) >= self._limits.max_pending:
             raise errors.CapacityExceeded(
-                f"{len(self._table)} calls wait for {self.endpoint} already",
+                f"{len(table)} calls wait for {self.endpoint} already",
                 not_started=True,
                 retry_after_ms=1000,
             )
-        call = Call(loop=self._loop)
         self._next_id = call.id = self._next_id + 1
-        call.deadline, call.sent = deadline, False
-        call.parts = (method, head, content_type, payload, extras)
-        if self._table.add(call.id, call):
+        call.deadline, call.sent, call.parts = deadline, False, parts
+        if table.add(call.id, call):
             self._arm()
         if self.ready:
             self._enqueue(call)
         else:
             self._wait(call)
-        return call
 
-    def _enqueue(self, call: Call) -> None:
+    def _enqueue(self, call: OpenCall) -> None:
         assert self.info is not None
         method, head, content_type, payload, extras = call.parts
         remaining = int((call.deadline - self._loop.time()) * 1000) + 1
@@ -187,7 +156,7 @@ class Peer:
             self._flush()
         elif not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._tick.at_end(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -201,14 +170,15 @@ class Peer:
     def _cannot_travel(self, envelope: wire.Envelope, problem: str) -> None:
         call = self._table.pop(envelope[2]) if envelope[0] == wire.REQUEST else None
         if call is not None:
-            _fail(call, errors.BadRequest(f"the request cannot be sent: {problem}", not_started=True))
+            call.failed(errors.BadRequest(f"the request cannot be sent: {problem}", not_started=True))
 
-    def _give_up(self, call: Call) -> None:
+    def give_up(self, call: OpenCall) -> None:
+        """Nobody waits for this call any more; it is told no outcome, and the peer that it may stop."""
         if call.id in self._table.entries:
             self._table.discard(call.id)
             self._tell_cancel(call)
 
-    def _tell_cancel(self, call: Call) -> None:
+    def _tell_cancel(self, call: OpenCall) -> None:
         if call.sent and self.ready:
             self._say((wire.CANCEL, 0, call.id))
         else:
@@ -218,7 +188,7 @@ class Peer:
         self._outbox.add(envelope)
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._tick.at_end(self._flush)
 
     # --- deadlines
 
@@ -229,7 +199,7 @@ class Peer:
         for _, call in self._table.expire(self._loop.time()):
             self._tell_cancel(call)
             where = self.endpoint if call.sent else f"{self.endpoint} ({self.reason})"
-            _fail(call, errors.DeadlineExceeded(f"no answer from {where} in time", not_started=not call.sent))
+            call.failed(errors.DeadlineExceeded(f"no answer from {where} in time", not_started=not call.sent))
         if self._table.entries:
             self._arm()
 
@@ -274,16 +244,12 @@ class Peer:
         self._link, self.ready, self.draining, self.reason = None, False, False, reason
         self._outbox.clear()
         self._cancel_timer("greeting")
-        self._fail_sent(reason)
+        lost = self._table.take(lambda call: call.sent)
         if self._keep or self._waiting:
             self._redial()
         self._events.on_down(self, reason)
-
-    def _fail_sent(self, reason: str) -> None:
-        for call_id, call in list(self._table.entries.items()):
-            if call.sent:
-                self._table.discard(call_id)
-                _fail(call, errors.Unavailable(f"lost {self.endpoint}: {reason}"))
+        for call in lost:  # last: who sends its call elsewhere must know by then that this peer is down
+            call.failed(errors.Unavailable(f"lost {self.endpoint}: {reason}"))
 
     def _redial(self) -> None:
         if self.closed or self._link is not None or "redial" in self._timers:
@@ -293,7 +259,7 @@ class Peer:
         pause = redial_delay(self._attempt, limits.redial_min, limits.redial_max, self._rng.random())
         self._timer("redial", self._loop.time() + pause, self._connect)
 
-    def _wait(self, call: Call) -> None:
+    def _wait(self, call: OpenCall) -> None:
         self._waiting[call.id] = call
         if "connect" not in self._timers:
             self._timer("connect", self._loop.time() + self._limits.connect_timeout, self._stop_waiting)
@@ -301,10 +267,9 @@ class Peer:
 
     def _stop_waiting(self) -> None:
         self._timers.pop("connect", None)
-        waiting, self._waiting = self._waiting, {}
-        for call in waiting.values():
-            self._table.discard(call.id)
-            _fail(call, errors.Unavailable(f"cannot reach {self.endpoint}: {self.reason}", not_started=True))
+        self._waiting.clear()
+        for call in self._table.take(lambda call: not call.sent):
+            call.failed(errors.Unavailable(f"cannot reach {self.endpoint}: {self.reason}", not_started=True))
 
     # --- what the peer says
 
@@ -317,25 +282,25 @@ class Peer:
                 self.drop(str(error))
             return
         load = None
+        pop, reply = self._table.pop, wire.REPLY
         for envelope in envelopes:
-            if wire.well_formed(envelope):
-                load = self._take(envelope) or load
-            else:
+            if not wire.well_formed(envelope):
                 self.malformed += 1
+            elif envelope[0] == reply:
+                _, _, call_id, head, content_type, payload, _ = envelope
+                call = pop(call_id)
+                if call is not None:
+                    call.answered(head, content_type, payload)
+            else:
+                load = self._take(envelope) or load
         self._events.on_traffic(self, load)
 
     def on_drained(self) -> None:
-        """Answers go to futures, so there is nothing to run."""
+        """Every answer was acted on as it came."""
 
     def _take(self, envelope: wire.Envelope) -> dict[str, Any] | None:
         """Act on one envelope; returns the load that it carried."""
         kind = envelope[0]
-        if kind == wire.REPLY:
-            _, _, call_id, head, content_type, payload, extras = envelope
-            call = self._table.pop(call_id)
-            if call is not None and not call.done():
-                call.set_result(Reply(head, content_type, payload, extras))
-            return extras  # type: ignore[no-any-return]
         if kind == wire.ERROR:
             self._take_error(envelope)
         elif kind == wire.PONG:
@@ -363,7 +328,7 @@ class Peer:
                 not_started=not_started,
                 data=data,
             )
-            _fail(call, error)
+            call.failed(error)
 
     def _greeted(self, facts: dict[str, Any]) -> None:
         if self._link is None:
@@ -385,10 +350,10 @@ class Peer:
 
     def _take_goaway(self, last_id: int, message: str) -> None:
         self.draining = True
-        for call_id in [call_id for call_id in self._table.entries if call_id > last_id]:
-            call = self._table.entries.pop(call_id)
-            _fail(call, errors.Unavailable(f"{self.endpoint} drains: {message}", not_started=True))
+        refused = self._table.take(lambda call: call.id > last_id)
         self._events.on_goaway(self, message)
+        for call in refused:
+            call.failed(errors.Unavailable(f"{self.endpoint} drains: {message}", not_started=True))
 
     def _take_reject(self, call_id: int, reason: str) -> None:
         if call_id == 0:
@@ -396,7 +361,7 @@ class Peer:
             return
         call = self._table.pop(call_id)
         if call is not None:
-            _fail(call, errors.Unavailable(f"{self.endpoint} did not run it: {reason}", not_started=True))
+            call.failed(errors.Unavailable(f"{self.endpoint} did not run it: {reason}", not_started=True))
 
     # --- the end
 
@@ -421,18 +386,11 @@ class Peer:
             self._link.close(linger_ms)
             self._link = None
         for _, call in self._table.close_all():
-            _fail(
-                call, errors.Unavailable(f"the link to {self.endpoint} was closed", not_started=not call.sent)
+            call.failed(
+                errors.Unavailable(f"the link to {self.endpoint} was closed", not_started=not call.sent)
             )
 
     def _cancel_timer(self, name: str) -> None:
         timer = self._timers.pop(name, None)
         if timer is not None:
             timer.cancel()
-
-
-def _fail(call: Call, error: errors.WrkError) -> None:
-    if not call.done():
-        call.set_exception(error)
-        # A caller that was cancelled in the same tick never looks; that is no lost error.
-        call.exception()

@@ -37,8 +37,8 @@ class MethodStats:
 class Handler:
     """A plain function runs inline (it should take under 1 ms); a coroutine function gets a task.
 
-    `raw` handlers get the request with its payload still packed and return a `client.Reply`-like
-    answer themselves: that is how a router forwards what it never decodes.
+    A `raw` one gets the request with its payload still packed and ends it itself, a plain one perhaps
+    later: that is how a router forwards what it never decodes.
     """
 
     method: str

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .tick import Tick
+
 
 class Listener(Protocol):
     """The serving side: many peers, each under a routing id that the transport made up."""
@@ -59,7 +61,10 @@ class LinkEvents(Protocol):
 
 
 class Network(Protocol):
-    """Makes links. One per process."""
+    """Makes links. One per process. Drains run inside `with tick`: what they cause leaves with them."""
+
+    @property
+    def tick(self) -> Tick: ...
 
     def listen(self, endpoint: str, events: ListenerEvents) -> Listener:
         """Raises `StartError` when the endpoint cannot be had."""

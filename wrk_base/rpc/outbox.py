@@ -11,6 +11,8 @@ from collections.abc import Callable
 from . import wire
 
 COALESCE_BYTES = 256 * 1024  # above it, coalescing gains nothing and one message would delay the next
+COALESCE_COUNT = 32  # then the receiver starts on these while the rest is still written: a batch that
+# travels as one keeps all processes but one waiting (echo with 64 in flight: 1.3 to 1.7 times the rate)
 
 
 class Outbox:
@@ -31,7 +33,7 @@ class Outbox:
         """True when so much waits that it should leave before the tick ends."""
         self._envelopes.append(envelope)
         self._bytes += payload_bytes + wire.ENVELOPE_BYTES
-        return self._bytes >= COALESCE_BYTES
+        return self._bytes >= COALESCE_BYTES or len(self._envelopes) >= COALESCE_COUNT
 
     def take(self, now_ms: int) -> list[bytes]:
         """Everything that waits, as messages."""

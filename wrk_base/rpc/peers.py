@@ -12,7 +12,8 @@ from typing import Any
 
 from .. import contract, errors
 from . import wire
-from .client import Peer, PeerEvents, PeerLimits, Reply
+from .call import Reply
+from .client import Peer, PeerEvents, PeerLimits
 from .identity import Identity
 from .link import Network
 
@@ -75,7 +76,9 @@ class Peers:
         if not timeout > 0:  # a NaN, too
             raise errors.DeadlineExceeded("no time is left to ask", not_started=True)
         deadline = self._loop.time() + min(timeout, wire.MAX_REMAINING_MS / 1000)
-        return await call_with_body(self.get(endpoint), method, body, deadline)
+        peer = self.get(endpoint)
+        fields, head, payload = _lay_out(method, body)
+        return read_reply(await peer.call(method, payload, deadline=deadline, head=head), fields)
 
     def stats(self) -> dict[str, Any]:
         """As the consolidated status shows it."""
@@ -144,29 +147,35 @@ class Peers:
 
 
 async def call_with_body(peer: Peer, method: str, body: Any, deadline: float) -> Any:
-    """One call with plain bodies: CONTRACT's shapes are laid on head and payload here and nowhere else."""
+    """`Peers.request` for whoever holds the peer itself; `deadline` in the loop's time."""
+    fields, head, payload = _lay_out(method, body)
+    return read_reply(await peer.call(method, payload, deadline=deadline, head=head), fields)
+
+
+def _lay_out(method: str, body: Any) -> tuple[tuple[str, str] | None, bytes | None, bytes]:
+    """(payload fields, head, payload): here alone CONTRACT's shapes are laid on head and payload."""
     fields = contract.PAYLOAD_FIELDS.get(method)
     head = None
-    if fields is not None and isinstance(body, dict):
-        head = {key: value for key, value in body.items() if key != fields[0]}
-        body = body.get(fields[0])
-        if not wire.readable(head):
-            raise errors.BadRequest(
-                f"the fields of {method} must be plain data with text as keys", not_started=True
-            )
     try:
-        payload = wire.pack_body(body)
+        if fields is not None and isinstance(body, dict):
+            rest = body.copy()
+            body = rest.pop(fields[0], None)
+            head = wire.pack_head(rest)
+        return fields, head, wire.pack_body(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise errors.BadRequest(
             f"the body of {method} cannot be encoded: {error}", not_started=True
         ) from None
-    return read_reply(await peer.call(method, payload, deadline=deadline, head=head), fields)
 
 
 def read_reply(reply: Reply, fields: tuple[str, str] | None) -> Any:
     """A reply as a plain result."""
     try:
         result = wire.unpack_body(reply.payload, reply.content_type)
+        if fields is None or reply.head is None:
+            return result
+        head = wire.unpack_head(reply.head)
     except ValueError as error:
         raise errors.Internal(f"the answer is malformed: {error}") from None
-    return {**reply.head, fields[1]: result} if fields is not None and reply.head is not None else result
+    head[fields[1]] = result
+    return head

@@ -16,7 +16,6 @@ import structlog
 from .. import contract, errors
 from . import wire
 from .calls import CallTable
-from .client import Reply
 from .handlers import MethodStats
 from .request import Caller, Request
 
@@ -42,17 +41,19 @@ class Runner:
         self._max_in_flight, self._log = max_in_flight, log
         self._loop = asyncio.get_running_loop()
         self._running: CallTable[int, Request] = CallTable()
+        self._forwarding: dict[int, Request] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._emptied = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
-        return len(self._running)
+        return len(self._running.entries) + len(self._forwarding)
 
     async def drained(self) -> None:
         """Returns when no handler runs."""
-        await self._empty.wait()
+        while self.in_flight:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     def close(self) -> None:
         if self._timer is not None:
@@ -70,15 +71,53 @@ class Runner:
         if request.handler.is_async:
             self._start_task(request)
             return now
+        if request.handler.raw:
+            self._start_raw(request)
+            return now
         return self._start_inline(request, now)
 
-    def _start_task(self, request: Request) -> None:
-        if len(self._running) >= self._max_in_flight:
-            full = f"{self._max_in_flight} requests run here already"
-            self.turn_away(request, errors.CapacityExceeded(full, retry_after_ms=1000))
+    def _start_raw(self, request: Request) -> None:
+        if self._is_full(request):
             return
         request.handler.stats.in_flight += 1
-        self._empty.clear()
+        self._forwarding[id(request)] = request
+        try:
+            request.handler.function(request)
+        except BaseException as error:  # a handler that calls sys.exit must not end the loop
+            self.end_badly(request, error)
+
+    def end(self, request: Request, answer: wire.Envelope) -> None:
+        """Answer a request, if nobody has yet; that of a plain raw handler leaves its slot by that."""
+        if request.caller.open.pop(request.id, None) is not None:
+            self._say(request.caller, answer, _size(answer))
+        if self._forwarding.pop(id(request), None) is not None:
+            request.on_cancel = None
+            self._count(request)
+
+    def end_badly(self, request: Request, error: BaseException) -> None:
+        if request.id in request.caller.open or id(request) in self._forwarding:
+            self.end(request, self._failure(request, error))
+
+    def _count(self, request: Request) -> None:
+        """A slot is free again."""
+        stats = request.handler.stats
+        stats.in_flight -= 1
+        stats.requests += 1
+        stats.processing_time += self._loop.time() - request.arrived
+        if not self.in_flight:
+            self._emptied.set()
+
+    def _is_full(self, request: Request) -> bool:
+        if self.in_flight < self._max_in_flight:
+            return False
+        full = f"{self._max_in_flight} requests run here already"
+        self.turn_away(request, errors.CapacityExceeded(full, retry_after_ms=1000))
+        return True
+
+    def _start_task(self, request: Request) -> None:
+        if self._is_full(request):
+            return
+        request.handler.stats.in_flight += 1
         if self._running.add(id(request), request):
             self._arm()
         request.task = self._loop.create_task(self._run_task(request))
@@ -98,8 +137,6 @@ class Runner:
     def _run_inline(self, request: Request) -> wire.Envelope:
         handler = request.handler
         try:
-            if handler.raw:
-                return self._answer(request, handler.function(request))
             body = request.body()
             return self._answer(
                 request, handler.function(body, request) if handler.wants_request else handler.function(body)
@@ -117,11 +154,13 @@ class Runner:
             return
         handler = request.handler
         try:
-            argument = request if handler.raw else request.body()
-            if handler.wants_request and not handler.raw:
-                answer = self._answer(request, await handler.function(argument, request))
+            if handler.raw:
+                await handler.function(request)
+                answer = self.error(request.id, errors.Internal(f"{handler.method} gave no answer"))
+            elif handler.wants_request:
+                answer = self._answer(request, await handler.function(request.body(), request))
             else:
-                answer = self._answer(request, await handler.function(argument))
+                answer = self._answer(request, await handler.function(request.body()))
         except asyncio.CancelledError:
             verdict = request.verdict or errors.Cancelled("the handler was cancelled")
             answer = self._failure(request, verdict)
@@ -130,15 +169,9 @@ class Runner:
         self._finish(request, answer)
 
     def _finish(self, request: Request, answer: wire.Envelope) -> None:
-        stats = request.handler.stats
-        stats.in_flight -= 1
-        stats.requests += 1
-        stats.processing_time += self._loop.time() - request.arrived
         self._running.discard(id(request))
-        if not self._running.entries:
-            self._empty.set()
-        if request.caller.open.pop(request.id, None) is not None:
-            self._say(request.caller, answer, _size(answer))
+        self._count(request)
+        self.end(request, answer)
 
     def _overran(self, stats: MethodStats, method: str, seconds: float) -> None:
         stats.overruns += 1
@@ -151,14 +184,16 @@ class Runner:
     def cancel(self, request: Request, verdict: errors.WrkError) -> None:
         """Stop a request; it is answered when its handler has really stopped."""
         request.verdict = request.verdict or verdict
-        if request.task is None:
-            self.turn_away(request, verdict)
-        else:
+        if request.on_cancel is not None:
+            request.on_cancel(request.verdict)
+        elif request.task is not None:
             _stop(request)
+        elif id(request) not in self._forwarding:
+            self.turn_away(request, verdict)
 
     def cancel_all(self, why: str) -> None:
         """Cancel what still runs; each is answered when it has stopped."""
-        for request in list(self._running.entries.values()):
+        for request in [*self._running.entries.values(), *self._forwarding.values()]:
             self.cancel(request, errors.Unavailable(why))
 
     def turn_away(self, request: Request, refusal: errors.WrkError) -> None:
@@ -171,8 +206,7 @@ class Runner:
         """The caller is gone: stop what runs for it, answer nobody."""
         abandoned, caller.open = list(caller.open.values()), {}
         for request in abandoned:
-            request.verdict = errors.Cancelled("the caller is gone")
-            _stop(request)
+            self.cancel(request, errors.Cancelled("the caller is gone"))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -191,24 +225,18 @@ class Runner:
     # --- envelopes
 
     def _answer(self, request: Request, result: Any) -> wire.Envelope:
-        if request.handler.raw:
-            reply: Reply = result
-            return (wire.REPLY, 0, request.id, reply.head, reply.content_type, reply.payload, reply.extras)
         head = None
         fields = contract.PAYLOAD_FIELDS.get(request.handler.method)
         if fields is not None and isinstance(result, dict) and fields[1] in result:
-            head = {key: value for key, value in result.items() if key != fields[1]}
+            rest = {key: value for key, value in result.items() if key != fields[1]}
             result = result[fields[1]]
-            if not wire.readable(head):
-                raise errors.Internal(f"{request.handler.method} returned fields that cannot be encoded")
-        content_type = request.content_type
-        try:
-            payload = wire.pack_body(result, content_type)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise errors.Internal(
-                f"{request.handler.method} returned what cannot be encoded: {error}"
-            ) from None
-        return (wire.REPLY, 0, request.id, head, content_type, payload, request.reply_extras)
+            try:
+                head = wire.pack_head(rest)
+            except (TypeError, ValueError, OverflowError, RecursionError):
+                raise errors.Internal(
+                    f"{request.handler.method} returned fields that cannot be encoded"
+                ) from None
+        return (wire.REPLY, 0, request.id, head, request.content_type, request.packed(result), None)
 
     def _failure(self, request: Request, error: BaseException) -> wire.Envelope:
         stats = request.handler.stats

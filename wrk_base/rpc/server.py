@@ -18,10 +18,11 @@ import structlog
 from .. import errors
 from . import wire
 from .handlers import Handler, make_handler
-from .identity import BadGreeting, Identity, PeerInfo, read_greeting
+from .identity import BadGreeting, Identity, read_greeting
 from .link import Listener, Network
 from .request import Caller, Request
 from .runner import Runner
+from .tick import Tick
 
 DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until ROUTER surely knows of it
 MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
@@ -43,7 +44,7 @@ class Server:
         self.handlers: dict[str, Handler] = {}
         self.callers: dict[bytes, Caller] = {}
         self.counters = {"malformed": 0, "rejected": 0, "deadlineDrops": 0, "cancels": 0, "lostCallers": 0}
-        self.on_caller: Callable[[PeerInfo], None] = _nobody
+        self.piggyback: Callable[[], dict[str, Any]] | None = None
         self.draining = ""
         self._max_in_flight, self._max_message, self._log = max_in_flight, max_message, log
         self._loop = asyncio.get_running_loop()
@@ -53,8 +54,7 @@ class Server:
         )
         self._arrived: list[Request] = []
         self._dirty: dict[bytes, Caller] = {}
-        self._flush_due = False
-        self._draining_now = False
+        self._tick: Tick | None = None
         self._unheard: set[bytes] = set()
         self._heard = asyncio.Event()
 
@@ -62,6 +62,7 @@ class Server:
 
     def listen(self, network: Network, endpoint: str) -> str:
         """Bind; returns the real endpoint."""
+        self._tick = network.tick
         self._listener = network.listen(endpoint, self)
         return self._listener.endpoint
 
@@ -145,15 +146,10 @@ class Server:
 
     def on_drained(self) -> None:
         arrived, self._arrived = self._arrived, []
-        self._draining_now = True
-        try:
-            started = self._loop.time()
-            for request in arrived:
-                if request.id in request.caller.open:
-                    started = self._runner.start(request, started)
-        finally:
-            self._draining_now = False
-        self._flush()
+        started = self._loop.time()
+        for request in arrived:
+            if request.id in request.caller.open:
+                started = self._runner.start(request, started)
 
     def _meet(self, routing_id: bytes) -> Caller:
         caller = Caller(routing_id, self._max_message, self._cannot_travel)
@@ -196,12 +192,12 @@ class Server:
             self.counters["rejected"] += 1
             self._say(caller, (wire.REJECT, 0, 0, str(error)))
             return
+        caller.wants_load = caller.info.role == "orchestrator"
         caller.outbox.max_message = caller.info.longest(self._max_message)
         limits = {"maxMessage": self._max_message, "maxInFlight": self._max_in_flight}
         self._say(caller, (wire.HELLO_OK, 0, 0, self.identity.greeting(limits)))
         if self.draining:
             self._say(caller, (wire.GOAWAY, 0, 0, self.draining))
-        self.on_caller(caller.info)
 
     # --- one request's way
 
@@ -227,7 +223,9 @@ class Server:
             self._say(caller, self._runner.error(request_id, late))
             return
         handler = self.handlers[method]
-        request = Request(caller, request_id, handler, now, now + left, head, content_type, payload, extras)
+        request = Request(
+            self._runner, caller, request_id, handler, now, now + left, head, content_type, payload, extras
+        )
         caller.open[request_id] = request
         self._arrived.append(request)
 
@@ -247,21 +245,25 @@ class Server:
 
     def _say(self, caller: Caller, envelope: wire.Envelope, payload_bytes: int = 0) -> None:
         full = caller.outbox.add(envelope, payload_bytes)
-        self._dirty[caller.routing_id] = caller
         if full:
             self._flush_one(caller)
-        elif not self._flush_due and not self._draining_now:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
+            return
+        dirty = self._dirty
+        if not dirty and self._tick is not None:
+            self._tick.at_end(self._flush)
+        dirty[caller.routing_id] = caller
 
     def _flush(self) -> None:
-        self._flush_due = False
         while self._dirty:
             self._flush_one(self._dirty.popitem()[1])
 
     def _flush_one(self, caller: Caller) -> None:
+        if not caller.outbox:
+            return
         listener = self._listener
         caller.said_at = self._loop.time()
+        if self.piggyback is not None and caller.wants_load:
+            caller.outbox.add((wire.PONG, 0, 0, self.piggyback()))
         for message in caller.outbox.take(int(caller.said_at * 1000)):
             if listener is None or not listener.send(caller.routing_id, message):
                 self._lose(caller.routing_id)
@@ -308,7 +310,3 @@ class Server:
 
 def _name(caller: Caller) -> str:
     return caller.info.worker_id if caller.info else "stranger"
-
-
-def _nobody(info: PeerInfo) -> None:
-    """No one asked to be told of callers."""

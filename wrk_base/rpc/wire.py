@@ -2,7 +2,8 @@
 
 A ZeroMQ message is one frame: a msgpack array `[version, sent_ms, [envelope, ...]]`. `sent_ms` is the
 sender's monotonic clock; the receiver uses only differences of it (see `calls.OneWayDelay`). All that
-is queued for one peer in one tick leaves as one message, so one C call decodes many envelopes.
+is queued for one peer in one tick leaves as one message, so one C call decodes many envelopes. A CHUNK
+is the exception: its message has a second frame, which is the chunk's bytes.
 
 An envelope is an array: kind, flags, id, and what its kind adds:
 
@@ -10,14 +11,19 @@ An envelope is an array: kind, flags, id, and what its kind adds:
     REQUEST           epoch, method, remaining_ms, head, content_type, payload, extras
     REPLY             head, content_type, payload, extras
     ERROR             code, name, message, retryable, retry_after_ms, origin, not_started, data
+    ITEM              first, content_type, [payload, ...]   items of stream `id`, numbered from 0
+    END               items, head, content_type, payload, extras   the stream had so many; its final value
+    CREDIT            items, bytes             stream `id` may have so many in all; id 0: so much was read
     CANCEL            -                        the caller gave the request `id` up
     PING, PONG        extras                   a PONG with id 0 is a beat that nobody asked for
     GOAWAY            message                  requests above `id` will not run here
     BYE               -                        the caller leaves
     REJECT            reason                   request `id` was not run (0: nothing that you sent)
+    CHUNK             -                        the next bytes of the body of `id`, in the second frame
 
-`head` is a small map that routers read, or nil; `payload` is opaque bytes of `content_type`. Extras are
-an optional map whose unknown keys are ignored. Numbers 6, 7 and 8 are kept for streams.
+`head` is a small map that routers read, packed by itself and forwarded as it came, or nil; `payload` is
+opaque bytes of `content_type`. Extras are an optional map whose unknown keys are ignored. A REQUEST or
+REPLY with MORE_CHUNKS has an empty payload and says in extras "size" how many bytes follow in CHUNKs.
 """
 
 from __future__ import annotations
@@ -36,15 +42,21 @@ HELLO_OK: Final = 2
 REQUEST: Final = 3
 REPLY: Final = 4
 ERROR: Final = 5
+ITEM: Final = 6
+END: Final = 7
+CREDIT: Final = 8
 CANCEL: Final = 9
 PING: Final = 10
 PONG: Final = 11
 GOAWAY: Final = 12
 BYE: Final = 13
 REJECT: Final = 14
+CHUNK: Final = 15
 
 STREAM_WANTED: Final = 1
 MORE_CHUNKS: Final = 2
+WHOLE: Final = 4  # a stream's remaining time bounds all of it; else only its first item
+KNOWN_FLAGS: Final = STREAM_WANTED | MORE_CHUNKS | WHOLE
 
 MSGPACK: Final = 0
 JSON: Final = 1
@@ -109,7 +121,7 @@ def _is_request(e: Envelope) -> bool:
         and type(epoch) is int
         and type(method) is str
         and type(remaining) is int
-        and (head is None or type(head) is dict)
+        and (head is None or type(head) is bytes)
         and type(ctype) is int
         and type(payload) is bytes
         and (extras is None or type(extras) is dict)
@@ -121,7 +133,7 @@ def _is_reply(e: Envelope) -> bool:
     return (
         type(rid) is int
         and type(flags) is int
-        and (head is None or type(head) is dict)
+        and (head is None or type(head) is bytes)
         and type(ctype) is int
         and type(payload) is bytes
         and (extras is None or type(extras) is dict)
@@ -141,6 +153,30 @@ def _is_error(e: Envelope) -> bool:
         and type(not_started) is bool
         and _is_map(data)
     )
+
+
+def _is_item(e: Envelope) -> bool:
+    _, _, rid, first, ctype, payloads = e
+    return (
+        type(rid) is int
+        and type(first) is int
+        and type(ctype) is int
+        and type(payloads) is tuple
+        and all(type(payload) is bytes for payload in payloads)
+    )
+
+
+def _is_end(e: Envelope) -> bool:
+    _, flags, rid, items, head, ctype, payload, extras = e
+    return type(items) is int and _is_reply((END, flags, rid, head, ctype, payload, extras))
+
+
+def _is_credit(e: Envelope) -> bool:
+    return len(e) == 5 and all(type(number) is int for number in e[2:])
+
+
+def _is_chunk(e: Envelope) -> bool:
+    return len(e) == 3 and type(e[1]) is int and type(e[2]) is int
 
 
 def _is_greeting(e: Envelope) -> bool:
@@ -165,12 +201,16 @@ _CHECKS: dict[int, Callable[[Envelope], bool]] = {
     REQUEST: _is_request,
     REPLY: _is_reply,
     ERROR: _is_error,
+    ITEM: _is_item,
+    END: _is_end,
+    CREDIT: _is_credit,
     CANCEL: _is_bare,
     PING: _is_beat,
     PONG: _is_beat,
     GOAWAY: _is_text,
     BYE: _is_bare,
     REJECT: _is_text,
+    CHUNK: _is_chunk,
 }
 
 
@@ -182,22 +222,35 @@ def well_formed(envelope: Any) -> bool:
         return False
 
 
-_SCALARS = frozenset((bool, float, type(None)))  # text and integers have values that do not travel
-
-
 def readable(fields: dict[str, Any]) -> bool:
-    """Whether a head or a map of data can be packed and read again.
+    """Whether a map of data can be packed and read again.
 
     A map whose keys are numbers packs, but no receiver accepts it, and as it shares a message with
     others it would take them with it. So what people write into such maps is checked where it enters.
     """
-    if all(type(key) is str and type(value) in _SCALARS for key, value in fields.items()):
-        return True
     try:
         _unpack(_pack(fields))
     except Exception:  # a value may be any object, and fail in its own way
         return False
     return True
+
+
+def pack_head(head: dict[str, Any]) -> bytes:
+    """A head by itself; raises TypeError, ValueError or OverflowError for what it cannot carry."""
+    return _pack(head)
+
+
+def unpack_head(head: bytes | None) -> dict[str, Any]:
+    """A head as a map; raises ValueError for everything that is none."""
+    if head is None:
+        return {}
+    try:
+        fields = _unpack_body(head)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+    if type(fields) is not dict:
+        raise ValueError("a head is a map")
+    return fields
 
 
 def pack_body(body: Any, content_type: int = MSGPACK) -> bytes:

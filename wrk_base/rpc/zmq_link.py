@@ -24,6 +24,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from ..errors import StartError
 from .link import Link, LinkEvents, Listener, ListenerEvents
+from .tick import Tick
 
 _base_send = zmq.backend.Socket.send  # the wrapper above it costs as much as the send itself
 _POLLIN, _POLLOUT, _EVENTS, _RCVMORE = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.EVENTS), int(zmq.RCVMORE)
@@ -59,6 +60,7 @@ class ZmqNetwork:
     def __init__(self, loop: asyncio.AbstractEventLoop, options: LinkOptions | None = None) -> None:
         self.options = options or LinkOptions()
         self.loop = loop
+        self.tick = Tick(loop)
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 65_535)
 
@@ -106,6 +108,7 @@ class _Driven(ABC):
 
     def __init__(self, network: ZmqNetwork, sock: zmq.Socket[bytes]) -> None:
         self._loop = network.loop
+        self._tick = network.tick
         self._sock = sock
         self._get: Callable[[int], int] = sock.get  # type: ignore[assignment]
         self._recv = sock.recv
@@ -130,14 +133,15 @@ class _Driven(ABC):
         self._due = False
         if not self._open:
             return
-        self._inside = more = True
-        try:
-            more = self._pass()
-        finally:
-            # Also when an owner's callback raised: what lies behind its message gives no new signal.
-            self._inside = False
-            if more and self._open:
-                self._look()
+        with self._tick:  # what it flushes at its end is sent like anything else: EVENTS is read after it
+            self._inside = more = True
+            try:
+                more = self._pass()
+            finally:
+                # Also when an owner's callback raised: what lies behind its message gives no new signal.
+                self._inside = False
+                if more and self._open:
+                    self._look()
 
     @abstractmethod
     def _pass(self) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 
 from wrk_base import contract, errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.client import Reply
+from wrk_base.rpc.call import Reply
 
 from ..orchestrator import OrchestratorWorker
 from .errors import BodyTooLarge
@@ -73,7 +73,7 @@ def put_together(reply: Reply, request_id: str) -> bytes:
         else:
             result = wire.unpack_body(reply.payload, reply.content_type)
         return msgspec.json.encode(
-            {"success": True, "result": result, **(reply.head or {}), "requestId": request_id}
+            {"success": True, "result": result, **wire.unpack_head(reply.head), "requestId": request_id}
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise errors.Internal(f"the worker's result cannot be put into JSON: {error}") from error
@@ -109,19 +109,16 @@ class Inference:
 
     async def _route(self, body: bytes, arrived: float) -> Reply:
         head, wire_head, payload = take_apart(body)
+        packed_head = _packed(wire_head)
         if not (head.simulate or head.options.simulate):
-            self._check_size(wire_head, payload)
+            self._check_size(packed_head, payload)
         timeout = head.options.timeout_ms or self._service.settings.request_timeout
-        return await self._service.route(head, wire_head, payload, wire.JSON, arrived + timeout / 1000)
+        return await self._service.route(head, packed_head, wire.JSON, payload, arrived + timeout / 1000)
 
-    def _check_size(self, head: dict[str, Any], payload: bytes) -> None:
+    def _check_size(self, head: bytes, payload: bytes) -> None:
         """Refuse what no link can carry before a worker is picked for it, and blamed."""
         limit = self._service.settings.rpc.max_message_size
-        try:
-            size = len(wire.pack_body(head)) + len(payload) + wire.ENVELOPE_BYTES
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            text = f"options hold what cannot be sent to a worker: {error}"
-            raise errors.BadRequest(text, data={"field": "options"}) from None
+        size = len(head) + len(payload) + wire.ENVELOPE_BYTES
         if size > limit:
             text = f"the request takes {size} bytes; one message to a worker takes at most {limit}"
             raise BodyTooLarge(text, data={"limitBytes": limit})
@@ -140,3 +137,11 @@ class Inference:
         """Stop what is under way; its callers are told."""
         for task in tuple(self._running):
             task.cancel()
+
+
+def _packed(head: dict[str, Any]) -> bytes:
+    try:
+        return wire.pack_head(head)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        text = f"options hold what cannot be sent to a worker: {error}"
+        raise errors.BadRequest(text, data={"field": "options"}) from None

@@ -35,6 +35,8 @@ class Latency:
         self._set(seconds, seconds, now, half_life_s)
 
     def observe(self, seconds: float, now: float, half_life_s: float) -> None:
+        if now <= self.at and seconds <= self.peak:
+            return  # nothing is forgotten within one tick of the clock, so nothing is learnt
         old = kept(now - self.at, half_life_s)
         mean = old * self.mean + (1 - old) * seconds
         peak = max(seconds, old * self.peak + (1 - old) * seconds)
