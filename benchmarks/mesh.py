@@ -17,8 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from wrk_base.rpc.client import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.zmq_link import ZmqNetwork
 

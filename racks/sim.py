@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Literal
@@ -23,9 +24,10 @@ from msgspec import field
 from wrk_base import contract, errors
 from wrk_base.config import Section, count, ms, says, share
 from wrk_base.rack import Rack
+from wrk_base.rpc.request import Final
 from wrk_base.worker import WorkerContext
 
-from .sim_script import HOUR, MAX_WORDS, Script, Seed, read_input, text
+from .sim_script import HOUR, MAX_WORDS, Script, Seed, read_input, text, tokens
 
 CRASH_STATUS = 70  # os.EX_SOFTWARE, which not every system has
 
@@ -45,6 +47,7 @@ class SimSettings(Section, frozen=True):
     crash_after: Annotated[int, count(0, 2**53, "Dies while it runs its n-th request; 0: never.")] = 0
     seed: Annotated[Seed, says("Seeds the words of the answers, and the chances.")] = 0
     words: Annotated[int, count(0, MAX_WORDS, "Words in an answer.")] = 8
+    interval: Annotated[float, ms(0, HOUR, "Pause between the words of a stream.")] = 0
     load_time: Annotated[float, ms(0, HOUR, "How long it pretends to load its models.")] = 0
 
 
@@ -69,7 +72,10 @@ class SimRack(Rack):
     async def open(self) -> None:
         await asyncio.sleep(self.options.load_time / 1000)
 
-    async def infer(self, model_id: str, input_data: Any, options: contract.Options) -> dict[str, Any]:
+    async def infer(
+        self, model_id: str, input_data: Any, options: contract.Options
+    ) -> AsyncIterator[dict[str, Any] | Final]:
+        """Streams `{index, text}` word by word; the final value is the whole answer."""
         request = read_input(input_data)
         script = request.sim
         self.requests += 1
@@ -83,13 +89,20 @@ class SimRack(Rack):
             raise errors.Internal(f"simulated failure: {fate.reason}")
         words = self.options.words if script.words is None else script.words
         seed = self.options.seed if script.seed is None else script.seed
-        return {
-            "simulated": True,
-            "model": model_id,
-            "text": text(request.prompt, seed, words, script.index),
-            "index": script.index,
-            "worker": self.identity.worker_id,
-        }
+        interval = self.options.interval if script.interval is None else script.interval
+        for index, token in enumerate(tokens(request.prompt, seed, words, script.index), script.index):
+            if interval and index > script.index:
+                await asyncio.sleep(interval / 1000)
+            yield {"index": index, "text": token}
+        yield Final(
+            {
+                "simulated": True,
+                "model": model_id,
+                "text": text(request.prompt, seed, words, script.index),
+                "index": script.index,
+                "worker": self.identity.worker_id,
+            }
+        )
 
     def crash(self) -> None:
         """Die as a process does that ran out of memory: no goodbye, nothing closed."""

@@ -7,6 +7,7 @@ reader that lost its rack at word 17 can go on at word 17 elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -47,6 +48,7 @@ class Script(msgspec.Struct, rename="camel", frozen=True, forbid_unknown_fields=
     crash: bool = False
     seed: Seed | None = None
     words: Words | None = None
+    interval: Wait | None = None
     index: Index = 0
 
 
@@ -78,6 +80,13 @@ def text(prompt: str, seed: int, words: int, index: int = 0) -> str:
     """`words` words of the answer, from word `index` on."""
     key = _key(prompt, seed)
     return " ".join(_pick(key, i) for i in range(index, index + words))
+
+
+def tokens(prompt: str, seed: int, words: int, index: int = 0) -> Iterator[str]:
+    """The same words one by one, as a model's tokens: joined, they are `text`."""
+    key = _key(prompt, seed)
+    for i in range(index, index + words):
+        yield _pick(key, i) if i == index else f" {_pick(key, i)}"
 
 
 def _key(prompt: str, seed: int) -> bytes:

@@ -308,6 +308,7 @@ def _discovery(settings: Settings, host: str, log: structlog.typing.FilteringBou
 def _link_options(settings: Settings) -> LinkOptions:
     rpc = settings.rpc
     return LinkOptions(
+        max_frames=rpc.max_frames,
         max_message=rpc.max_message_size,
         handshake_timeout=rpc.handshake_timeout,
         heartbeat=rpc.heartbeat,

@@ -62,6 +62,10 @@ MeshName = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$(?!\n)", title="1 to 63 of A-Z, a-z, 0-9, dot, underscore, dash"),
 ]
+MethodLimits = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[int, Meta(ge=1, le=1_000_000)]],
+    Meta(max_length=1000),
+]
 Interface = Annotated[str, Meta(pattern=r"^\S{1,255}$(?!\n)", title="an address or the name of an interface")]
 Strategy = Literal["round-robin", "least-connections", "weighted", "random", "power-of-two", "peak-ewma"]
 LogFormat = Literal["auto", "json", "pretty"]
@@ -102,8 +106,44 @@ class RpcSettings(Section, frozen=True):
         "Calls that may wait for an answer on one link; further ones are refused as never started. Fewer "
         "bounds memory; more lets one peer carry a longer queue.")] = 65_536
     max_in_flight: Annotated[int, count(1, 1_000_000,
-        "Handlers that may run at once in this worker; further requests are refused as never started. Fewer "
-        "keeps answers quick under a flood; more uses a handler that mostly waits.")] = 10_000
+        "Handlers that may run at once in this worker; further requests wait. Fewer keeps answers quick "
+        "under a flood; more uses a handler that mostly waits.")] = 10_000
+    method_limits: Annotated[MethodLimits, says(
+        "Handlers of one method that may run at once, by the method's name, over what its author said. "
+        "Keeps one costly method from taking the worker from all others.")] = {}
+    max_waiting: Annotated[int, count(0, 1_000_000,
+        "Requests that may wait for a free handler; further ones are refused as never started. Fewer fails "
+        "sooner under overload; more rides out a burst.")] = 1000
+    max_streams: Annotated[int, count(1, 1_000_000,
+        "Streams that one peer may have open here, and this process there. Fewer bounds what windows may "
+        "hold in all; more serves a busy gateway.")] = 10_000
+    stream_items: Annotated[int, count(32, 1_048_576,
+        "Items that may be under way on one stream while its reader keeps up; it starts with 32. Fewer "
+        "stops a producer sooner; above 1,024 nothing is gained.")] = 1024
+    stream_bytes: Annotated[int, size(262_144, 1_073_741_824,
+        "Bytes that may be under way on one stream while its reader keeps up. Fewer bounds what a slow "
+        "reader costs; more fills a link with a long way.")] = 1_048_576
+    link_window: Annotated[int, size(1_048_576, 1_073_741_824,
+        "Bytes that may be under way on one link before the other side has read them. Smaller bounds what a "
+        "peer that does not read costs; larger fills a link with a long way.")] = 8_388_608
+    max_body: Annotated[int, size(1_048_576, 4_294_967_296,
+        "Longest body of a request or an answer; above 256 KiB it travels in chunks. Smaller bounds what "
+        "one call can hold; larger carries larger files.")] = 134_217_728
+    peer_bytes: Annotated[int, size(1_048_576, 1_099_511_627_776,
+        "Bytes of requests that one peer may have open here, and of answers that may wait for it. Smaller "
+        "keeps one peer from crowding out others; larger takes larger bodies at once.")] = 268_435_456
+    process_bytes: Annotated[int, size(1_048_576, 1_099_511_627_776,
+        "Bytes of requests and of answers in chunks that this process holds for all peers; beyond it they "
+        "are refused as never started. Set it to what the machine can spare.")] = 1_073_741_824
+    max_frames: Annotated[int, count(2, 100_000_000,
+        "Frames of one ZeroMQ message, of which two are ever needed, until its sender is thrown out. Fewer "
+        "ends a flood sooner; more forgives, which nobody needs.")] = 10_000
+    threads: Annotated[int, count(1, 10_000,
+        "Threads for handlers declared blocking. Fewer bounds what they take; more serves handlers that "
+        "mostly wait for something outside Python.")] = 8
+    processes: Annotated[int, count(1, 1000,
+        "Processes for handlers declared so. About as many as cores to spare; each holds its own copy of "
+        "what it imports.")] = 2
     heartbeat: Annotated[int, ms(100, HOUR,
         "Period of ZeroMQ's own heartbeat, a fuse for hosts that vanish without closing. Shorter blows "
         "sooner; longer costs less idle traffic. Health has beats of its own.")] = 2000
@@ -182,6 +222,9 @@ class RoutingSettings(Section, frozen=True):
     retry_budget_min: Annotated[int, count(0, 100_000,
         "Retries per second that are always allowed, so that quiet services can retry at all. Lower is "
         "stricter; higher adds load exactly when workers fail.")] = 3
+    stream_idle_timeout: Annotated[int, ms(1, DAY,
+        "Silence of a stream, whose reader wants more, after which it ends in an error. Shorter notices a "
+        "hung model sooner; longer forgives one that thinks between tokens.")] = 60_000
 
 
 class HttpSettings(Section, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from . import contract, errors
@@ -54,8 +55,14 @@ class Rack(Worker):
         """Models, tags, capacity and labels of this rack."""
 
     @abstractmethod
-    async def infer(self, model_id: str, input_data: Any, options: contract.Options) -> Any:
-        """The answer to one request: anything that msgpack and JSON can carry."""
+    def infer(
+        self, model_id: str, input_data: Any, options: contract.Options
+    ) -> Awaitable[Any] | AsyncIterator[Any]:
+        """The answer to one request: anything that msgpack and JSON can carry.
+
+        A coroutine function returns it whole. An async generator streams it item by item and ends with
+        `yield Final(value)`: the whole, for callers who do not stream.
+        """
 
     async def load_model(self, model_id: str) -> None:
         """Make a listed model ready. A rack whose models are always loaded leaves this as it is."""
@@ -83,10 +90,13 @@ class Rack(Worker):
             )
         self.running += 1
         try:
-            result = await self.infer(head.model_id, request.data(), head.options)
+            answer = self.infer(head.model_id, request.data(), head.options)
+            if isinstance(answer, AsyncIterator):
+                await request.produce(answer, {"success": True})
+            else:
+                request.answer_with(_SUCCESS, await answer)
         finally:
             self.running -= 1
-        request.answer_with(_SUCCESS, result)
 
     async def _load_model(self, body: Any) -> dict[str, Any]:
         model_id = self._listed(body)

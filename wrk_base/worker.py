@@ -26,12 +26,15 @@ from .discovery import Discovery, Found
 from .discovery.advert import Advert
 from .loop_lag import LoopLag
 from .rpc import wire
-from .rpc.client import PeerLimits
-from .rpc.handlers import MethodStats
+from .rpc.body import Budget
+from .rpc.handlers import Blocking, MethodStats
 from .rpc.identity import Identity
+from .rpc.line import PeerLimits
 from .rpc.link import Network
 from .rpc.peers import Peers
-from .rpc.server import Server
+from .rpc.runner import RunLimits
+from .rpc.server import Server, ServerLimits
+from .rpc.streams import Stream
 
 CLOSE_SECONDS = 1.0  # for handlers and tasks that were cancelled to end
 GOODBYE_LINGER_MS = 300  # for the last answers to leave
@@ -86,11 +89,9 @@ class Worker:
         self._start_task: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
         rpc = self.settings.rpc
+        held = Budget(rpc.process_bytes, "rpc.processBytes")
         self.server = Server(
-            context.identity,
-            max_in_flight=rpc.max_in_flight,
-            max_message=rpc.max_message_size,
-            log=context.log,
+            context.identity, limits=_server_limits(self.settings), held=held, log=context.log
         )
         self.peers = Peers(
             network=context.network,
@@ -99,6 +100,7 @@ class Worker:
             limits=_peer_limits(self.settings),
             max_peers=rpc.max_peers,
             linger=self.settings.pool_linger / 1000,
+            held=held,
         )
         self._respond_to_everybody()
 
@@ -122,10 +124,25 @@ class Worker:
 
     # --- what an author uses
 
-    def respond(self, method: str, handler: Callable[..., Any], *, raw: bool = False) -> None:
-        """Serve `method`. `handler(body)` or `handler(body, request)`, plain (inline, for work under
-        1 ms) or a coroutine function; what it returns is the result, what it raises the error."""
-        self.server.respond(method, handler, raw=raw)
+    def respond(
+        self,
+        method: str,
+        handler: Callable[..., Any],
+        *,
+        raw: bool = False,
+        blocking: Blocking | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """Serve `method` by `handler(body)` or `handler(body, request)`.
+
+        A plain function runs at once in the event loop (for work under 1 ms), a coroutine function as a
+        task; what it returns is the result, what it raises the error. An async generator streams what it
+        yields; a last `Final(value)` declares the final value, which is the whole answer for a caller who
+        did not ask for a stream. `blocking` runs a plain function in a "thread" or a "process" of a pool.
+        `limit` requests of it run at once; `rpc.methodLimits` may say otherwise.
+        """
+        told = self.settings.rpc.method_limits.get(method, limit)
+        self.server.respond(method, handler, raw=raw, blocking=blocking, limit=told)
 
     async def request(self, peer: str, method: str, body: Any = None, timeout: float | None = None) -> Any:
         """Call `method` of `peer` (`tcp://host:port`, or the id of a worker that discovery knows).
@@ -134,6 +151,32 @@ class Worker:
         """
         seconds = self.settings.request_timeout / 1000 if timeout is None else timeout
         return await self.peers.request(self.resolve(peer), method, body, timeout=seconds)
+
+    def stream(
+        self,
+        peer: str,
+        method: str,
+        body: Any = None,
+        timeout: float | None = None,
+        *,
+        idle: float | None = None,
+        total: float | None = None,
+    ) -> Stream:
+        """The items of a streaming method: `async for item in worker.stream(peer, method, body)`.
+
+        `timeout` bounds the wait for the first item (default: the setting `requestTimeout`), `idle` that for
+        each later one (`routing.streamIdleTimeout`), `total` all of it (no bound); seconds. Leaving the loop
+        stops the handler. `WrkError`s come out of the loop.
+        """
+        settings = self.settings
+        return self.peers.stream(
+            self.resolve(peer),
+            method,
+            body,
+            timeout=settings.request_timeout / 1000 if timeout is None else timeout,
+            idle=settings.routing.stream_idle_timeout / 1000 if idle is None else idle,
+            total=total,
+        )
 
     def resolve(self, peer: str) -> str:
         """The endpoint of a peer; raises `WorkerNotFound` for an id that discovery does not know."""
@@ -317,8 +360,13 @@ class Worker:
             "success": True,
             "methods": used,
             "inFlight": self.server.in_flight,
+            "waiting": self.server.waiting,
             "callers": len(self.server.callers),
-            "counters": dict(self.server.counters),
+            "counters": {
+                **self.server.counters,
+                "lateReplies": self.peers.late_answers,
+                "rescuedWakeUps": self.context.network.rescued,
+            },
             "loopLag": {
                 "lastMs": round(self.lag.last * 1000, 3),
                 "p50Ms": round(self.lag.percentile(0.50) * 1000, 3),
@@ -344,4 +392,28 @@ def _peer_limits(settings: Settings) -> PeerLimits:
         redial_max=rpc.redial_max / 1000,
         max_message=rpc.max_message_size,
         max_pending=rpc.max_pending,
+        link_window=rpc.link_window,
+        max_body=rpc.max_body,
+        peer_bytes=rpc.peer_bytes,
+        max_streams=rpc.max_streams,
+        stream_items=rpc.stream_items,
+        stream_bytes=rpc.stream_bytes,
+    )
+
+
+def _server_limits(settings: Settings) -> ServerLimits:
+    rpc = settings.rpc
+    return ServerLimits(
+        max_message=rpc.max_message_size,
+        link_window=rpc.link_window,
+        max_body=rpc.max_body,
+        peer_bytes=rpc.peer_bytes,
+        process_bytes=rpc.process_bytes,
+        max_streams=rpc.max_streams,
+        run=RunLimits(
+            max_in_flight=rpc.max_in_flight,
+            max_waiting=rpc.max_waiting,
+            threads=rpc.threads,
+            processes=rpc.processes,
+        ),
     )

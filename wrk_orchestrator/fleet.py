@@ -35,6 +35,8 @@ from .service_registry import ServiceRegistry
 PULL_SECONDS = 5.0
 RUMOUR_SECONDS = 5.0  # a rumour that does not answer that long is dropped until it is heard again
 DIAGNOSE_EVERY_S = 10.0
+KNOCK_EVERY_S = 1.0
+_SILENT = (State.SUSPECT.value, State.STALLED.value)
 LEAST_MISS_SECONDS = 0.1  # a caller's haste says nothing about a rack
 
 
@@ -421,6 +423,8 @@ class Fleet:
                     new=change.new,
                     cause=change.cause,
                 )
+                if change.new is State.SUSPECT and link is not None:
+                    self._spawn(self._knock(change.worker_id, link.endpoint), "knock")
             elif isinstance(change, ProbeNow):
                 self._spawn(self._probe(change.worker_id), "probe")
             elif link is None or link.peer is None:
@@ -429,6 +433,14 @@ class Fleet:
                 link.peer.drop("no sign of life")
             elif isinstance(change, Redial):
                 link.peer.dial()
+
+    async def _knock(self, worker_id: str, endpoint: str) -> None:
+        """Tell a rack whose loop stands still from one that is gone."""
+        while self.registry.get(worker_id) is not None and self.health.state(worker_id) in _SILENT:
+            if not await self._network.host_answers(endpoint):
+                return  # its silence decides
+            self.observe(worker_id, Observation.HOST_ANSWERS, "its host answers, its event loop does not")
+            await asyncio.sleep(KNOCK_EVERY_S)
 
     async def _probe(self, worker_id: str) -> None:
         peer = self.peer(worker_id)

@@ -12,6 +12,7 @@ from typing import Any
 
 from wrk_base import clock, contract, errors
 from wrk_base.discovery import Found
+from wrk_base.rpc import wire
 from wrk_base.rpc.call import Reply
 from wrk_base.rpc.identity import PeerInfo
 from wrk_base.rpc.request import Request
@@ -73,6 +74,7 @@ class OrchestratorWorker(Worker):
             enable_failover=settings.enable_failover,
             budget_share=settings.routing.retry_budget_share,
             budget_floor=settings.routing.retry_budget_min,
+            stream_idle=settings.routing.stream_idle_timeout / 1000,
         )
         self._store: Store | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -219,20 +221,22 @@ class OrchestratorWorker(Worker):
 
     def _route_request(self, request: Request) -> None:
         head = contract.read_head(request.head)
-        question = self._question(head, request.head, request.content_type, request.payload, request.deadline)
+        question = self._question(
+            head, request.head, request.content_type, request.payload, request.deadline, request.flags
+        )
         if _simulates(head):
             reply = simulated(question, self.identity.worker_id)
             request.answer(reply.head, reply.content_type, reply.payload)
             return
         route = self.router.start(question, request)
-        request.on_cancel = route.cancel
+        request.on_cancel, request.on_credit = route.cancel, route.grant
 
     async def route(
         self,
         head: contract.InferenceHead,
         packed_head: bytes | None,
         content_type: int,
-        payload: bytes,
+        payload: wire.Payload,
         deadline: float,
     ) -> Reply:
         """Route one request whose payload stays packed; `deadline` in the loop's time. Raises `WrkError`."""
@@ -246,12 +250,15 @@ class OrchestratorWorker(Worker):
         head: contract.InferenceHead,
         packed_head: bytes | None,
         content_type: int,
-        payload: bytes,
+        payload: wire.Payload,
         deadline: float,
+        flags: int = 0,
     ) -> Question:
         if head.options.timeout_ms is not None:
             deadline = min(deadline, self._loop.time() + head.options.timeout_ms / 1000)
-        return Question(head, packed_head, content_type, payload, deadline)
+            flags |= flags & wire.STREAM_WANTED and wire.WHOLE
+        flags &= wire.STREAM_WANTED | wire.WHOLE
+        return Question(head, packed_head, content_type, payload, deadline, flags)
 
     def find(self, body: Any) -> dict[str, Any]:
         """`findAvailableWorker`: the lookaside way."""

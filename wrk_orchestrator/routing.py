@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from wrk_base import clock, contract, errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.call import Parts, Reply
+from wrk_base.rpc.call import Reply, StreamCall
+from wrk_base.rpc.calls import INFINITY
 from wrk_base.rpc.client import Peer
+from wrk_base.rpc.stream import FIRST_ITEMS
 
 from .admission import Admission
 from .load_balancer import Lease, LoadBalancer
@@ -35,7 +37,11 @@ class Links(Protocol):
 class Asker(Protocol):
     """Who asked, and is told the one outcome; perhaps before `Router.start` has returned."""
 
-    def answer(self, head: bytes | None, content_type: int, payload: bytes) -> None: ...
+    def answer(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None: ...
+
+    def send_items(self, content_type: int, payloads: tuple[bytes, ...]) -> None: ...
+
+    def end_stream(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None: ...
 
     def fail(self, error: BaseException) -> None: ...
 
@@ -53,7 +59,9 @@ class Router:
         enable_failover: bool,
         budget_share: float,
         budget_floor: float,
+        stream_idle: float,
     ) -> None:
+        self.stream_idle = stream_idle
         self.balancer, self.links, self.admission = balancer, links, admission
         self.attempts_allowed = 1 + (max_retries if enable_failover else 0)
         self.loop = asyncio.get_running_loop()
@@ -93,13 +101,18 @@ class Router:
 
 @dataclass(slots=True)
 class Question:
-    """One request, to be forwarded as it is packed. `deadline` is in the loop's time."""
+    """One request, to be forwarded as it is packed. `deadline` is in the loop's time.
+
+    `flags` are those of its envelope: whether a stream is wanted, and whether the deadline is for all of it
+    or for its first item.
+    """
 
     head: contract.InferenceHead
     packed_head: bytes | None
     content_type: int
-    payload: bytes
+    payload: wire.Payload
     deadline: float
+    flags: int = 0
 
 
 class Route:
@@ -176,22 +189,44 @@ class Route:
             if peer is None or not peer.ready:
                 raise errors.Unavailable(f"the link to {worker_id} is down", not_started=True)
             attempt.peer = peer
-            parts = ("runInference", question.packed_head, question.content_type, question.payload, None)
-            peer.start(attempt, question.deadline, parts)
+            peer.start(
+                attempt,
+                question.deadline,
+                (
+                    "runInference",
+                    question.flags,
+                    question.packed_head,
+                    question.content_type,
+                    question.payload,
+                ),
+            )
         except errors.WrkError as error:
             attempt.failed(error)
 
-    def won(self, lease: Lease, content_type: int, payload: bytes) -> None:
-        self._attempt = None
-        router = self._router
-        router.counters["routed"] += 1
-        head = _routed(lease.worker.worker_id, len(self._tried))
-        self._asker.answer(wire.pack_head(head), content_type, payload)
+    def grant(self, items: int, size: int) -> None:
+        """Its reader takes so many items in all: exactly that is granted to the worker."""
+        if self._attempt is not None:
+            self._attempt.grant(items, size)
 
-    def lost(self, error: errors.WrkError) -> None:
+    def forward(self, content_type: int, payloads: tuple[bytes, ...]) -> None:
+        self._asker.send_items(content_type, payloads)
+
+    def won(self, lease: Lease, content_type: int, payload: wire.Payload) -> None:
+        self._asker.answer(wire.pack_head(self._won(lease)), content_type, payload)
+
+    def won_stream(self, lease: Lease, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
+        facts = {**_facts_of(head), **self._won(lease)}
+        self._asker.end_stream(wire.pack_head(facts), content_type, payload)
+
+    def _won(self, lease: Lease) -> dict[str, Any]:
+        self._attempt = None
+        self._router.counters["routed"] += 1
+        return _routed(lease.worker.worker_id, len(self._tried))
+
+    def lost(self, error: errors.WrkError, items: int) -> None:
         """An attempt failed: another worker where that is safe, else the error is the outcome."""
         self._attempt = None
-        again = self._may_try_again(error)
+        again = not items and self._may_try_again(error)
         # An attempt that never started does not take back one that may have.
         error.not_started = error.not_started and (self._last is None or self._last.not_started)
         self._last = error
@@ -202,6 +237,15 @@ class Route:
         self._router.counters["failed"] += 1
         error.data = {**error.data, **self._facts()}
         self._asker.fail(error)
+
+    @property
+    def now(self) -> float:
+        return self._router.loop.time()
+
+    def until(self, *, idle: bool) -> float:
+        """The deadline of a stream that has begun."""
+        total = self._question.deadline if self._question.flags & wire.WHOLE else INFINITY
+        return min(total, self.now + self._router.stream_idle) if idle else total
 
     def _may_try_again(self, error: errors.WrkError) -> bool:
         router, head = self._router, self._question.head
@@ -215,11 +259,16 @@ class Route:
     def _facts(self) -> dict[str, Any]:
         return {"attempts": len(self._tried), "workers": list(self._tried)}
 
-    def settle(self, lease: Lease, error: errors.WrkError | None, started: float) -> None:
-        """Give the lease back with its outcome, and say who may use the slot and what was learnt."""
+    def settle(
+        self, lease: Lease, error: errors.WrkError | None, started: float, first_at: float = 0.0
+    ) -> None:
+        """Give the lease back with its outcome, and say who may use the slot and what was learnt.
+
+        Of a stream the time to the first item counts: the rest is as long as the answer.
+        """
         router = self._router
         now = router.loop.time()
-        lease.done(ok=error is None, now=now, elapsed_s=now - started)
+        lease.done(ok=error is None, now=now, elapsed_s=(first_at or now) - started)
         router.links.note_outcome(lease.worker.worker_id, error, now - started)
         router.admission.wake(lease.worker.models)
 
@@ -232,38 +281,72 @@ class Route:
             self._router.admission.wake(lease.worker.models)
 
 
-class Attempt:
+class Attempt(StreamCall):
     """One call of one worker, and the lease on it."""
 
-    __slots__ = ("_lease", "_route", "_started", "deadline", "id", "parts", "peer", "sent")
-
-    deadline: float
-    id: int
-    parts: Parts
-    sent: bool
+    __slots__ = ("_first_at", "_granted", "_lease", "_route", "_started", "peer")
 
     def __init__(self, route: Route, lease: Lease, started: float) -> None:
+        super().__init__()
         self._route, self._lease, self._started = route, lease, started
+        self._granted = FIRST_ITEMS
+        self._first_at = 0.0
         self.peer: Peer | None = None
 
-    def answered(self, head: bytes | None, content_type: int, payload: bytes) -> None:
+    def answered(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
         self._route.settle(self._lease, None, self._started)
         self._route.won(self._lease, content_type, payload)
 
+    def items(self, first: int, content_type: int, payloads: tuple[bytes, ...]) -> bool:
+        count = len(payloads)
+        if first != self.received or first + count > self._granted:
+            return False
+        self.received += count
+        if not first:
+            self._first_at = self._route.now
+        self._wait_for_more()
+        self._route.forward(content_type, payloads)
+        return True
+
+    def ended(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
+        self._route.settle(self._lease, None, self._started, self._first_at)
+        self._route.won_stream(self._lease, head, content_type, payload)
+
     def failed(self, error: errors.WrkError) -> None:
-        self._route.settle(self._lease, error, self._started)
-        self._route.lost(error)
+        if self.received:
+            error.data = {**error.data, "items": self.received}
+        self._route.settle(self._lease, error, self._started, self._first_at)
+        self._route.lost(error, self.received)
+
+    def grant(self, items: int, size: int) -> None:
+        self._granted = max(self._granted, items)
+        if self.peer is not None:
+            self.peer.grant(self, items, size)
+            if self.received:
+                self._wait_for_more()
 
     def cancel(self) -> None:
         if self.peer is not None:
             self.peer.give_up(self)
         self._route.give_back(self._lease, self._started)
 
+    def _wait_for_more(self) -> None:
+        """A worker that may send and does not is waited for; one whose reader is slow is not to blame."""
+        assert self.peer is not None
+        idle = self.received < self._granted
+        self.peer.expect(self, self._route.until(idle=idle))
+
 
 class _Awaited(asyncio.Future[Reply]):
-    """An asker that awaits its answer."""
+    """An asker that awaits one answer, and no stream."""
 
-    def answer(self, head: bytes | None, content_type: int, payload: bytes) -> None:
+    def send_items(self, content_type: int, payloads: tuple[bytes, ...]) -> None:
+        raise AssertionError("no stream was asked for")
+
+    def end_stream(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
+        raise AssertionError("no stream was asked for")
+
+    def answer(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
         if not self.done():
             self.set_result(Reply(head, content_type, payload))
 
@@ -284,6 +367,14 @@ def simulated(question: Question, worker_id: str) -> Reply:
     }
     facts = {"simulated": True, **_routed(worker_id, 0)}
     return Reply(wire.pack_head(facts), wire.MSGPACK, wire.pack_body(result))
+
+
+def _facts_of(head: bytes | None) -> dict[str, Any]:
+    """What the worker said at the end of its stream; what cannot be read is left out."""
+    try:
+        return wire.unpack_head(head)
+    except ValueError:
+        return {}
 
 
 def _routed(worker_id: str, attempts: int) -> dict[str, Any]:

@@ -33,13 +33,15 @@ class Served(Watch):
         super().__init__()
         self.listener: Listener
         self.messages: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes | None] = []
         self.story: list[str] = []
         self.doubts: list[bytes] = []
         self.malformed = 0
         self.answer: Callable[[bytes, bytes], None] = lambda routing_id, message: None
 
-    def on_message(self, routing_id: bytes, message: bytes) -> None:
+    def on_message(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> None:
         self.messages.append((routing_id, message))
+        self.chunks.append(None if chunk is None else bytes(chunk))
         self.story.append("message")
         self.noted()
         self.answer(routing_id, message)
@@ -74,6 +76,7 @@ class Dialled(Watch):
         self.link: Link
         self.ups = 0
         self.messages: list[bytes] = []
+        self.chunks: list[bytes | None] = []
         self.drained = 0
         self.downs: list[str] = []
         self.react: Callable[[bytes], None] = lambda message: None
@@ -82,8 +85,9 @@ class Dialled(Watch):
         self.ups += 1
         self.noted()
 
-    def on_message(self, message: bytes) -> None:
+    def on_message(self, message: bytes, chunk: memoryview | None = None) -> None:
         self.messages.append(message)
+        self.chunks.append(None if chunk is None else bytes(chunk))
         self.noted()
         self.react(message)
 

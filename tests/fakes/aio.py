@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from functools import cache
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
 import uvloop
+import zmq
 
 from tests.fakes.virtual_time import VirtualLoop
 from wrk_base.rpc.link import Network
@@ -64,8 +66,18 @@ async def closed(network: Network) -> None:
 
 
 def open_files() -> int:
-    """How many file descriptors this process has; uvloop keeps /dev/null open from some moment on."""
+    """How many file descriptors this process has, those left out that it opens once and keeps.
+
+    uvloop keeps /dev/null open from some moment on, pyzmq a thread with sockets from the first message on
+    that it sends without a copy.
+    """
+    _send_without_a_copy()
     return sum(_counts(int(name)) for name in os.listdir("/dev/fd"))
+
+
+@cache
+def _send_without_a_copy() -> None:
+    zmq.Frame(bytes(zmq.COPY_THRESHOLD), copy=False)
 
 
 def _counts(descriptor: int) -> bool:

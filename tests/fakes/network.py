@@ -33,6 +33,8 @@ class FakeNetwork:
         self._paused: set[str] = set()
         self._tick: Tick | None = None
 
+    rescued = 0  # nothing is ever forgotten in memory
+
     @property
     def tick(self) -> Tick:
         if self._tick is None:
@@ -60,6 +62,9 @@ class FakeNetwork:
         if endpoint in self._refusing or endpoint not in self.listeners:
             return "connection refused: nothing listens on that port"
         return "the port accepts connections, but no worker answered the greeting in time"
+
+    async def host_answers(self, endpoint: str) -> bool:
+        return endpoint in self.listeners and endpoint not in self._paused | self._refusing
 
     def close(self) -> None:
         """Every link and listener must be closed already, as a ZeroMQ context wants it."""
@@ -93,6 +98,10 @@ class FakeNetwork:
 
     def is_paused(self, endpoint: str) -> bool:
         return endpoint in self._paused
+
+    def is_too_long(self, message: bytes, chunk: memoryview | None) -> bool:
+        """The limit is for each frame."""
+        return max(len(message), 0 if chunk is None else len(chunk)) > self.max_message
 
     def accepting(self, endpoint: str) -> FakeListener | None:
         return None if endpoint in self._refusing else self.listeners.get(endpoint)
@@ -136,12 +145,17 @@ class FakeListener(_End):
         self._events = events
         self._ids = count(1)
 
-    def send(self, routing_id: bytes, message: bytes) -> bool:
+    def send(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> bool:
         link = self.links.get(routing_id)
         if link is None or not self.is_open:
             return False
-        link.arrive(message)
+        link.arrive(message, chunk)
         return True
+
+    def expel(self, routing_id: bytes) -> None:
+        link = self.links.get(routing_id)
+        if link is not None:
+            link.lose("the connection was lost")
 
     def forget(self, routing_id: bytes) -> None:
         """Nothing is kept of a peer that is gone."""
@@ -159,19 +173,19 @@ class FakeListener(_End):
         self.links[routing_id] = link
         return routing_id
 
-    def arrive(self, routing_id: bytes, message: bytes | None) -> None:
+    def arrive(self, routing_id: bytes, message: bytes | None, chunk: memoryview | None = None) -> None:
         """None stands for the end of the connection: it comes after all that was sent before it."""
-        self.inbox.append((routing_id, message))
+        self.inbox.append((routing_id, message, chunk))
         self.wake()
 
     def _deliver(self) -> None:
         lost = []
         for _ in range(len(self.inbox)):
-            routing_id, message = self.inbox.popleft()
+            routing_id, message, chunk = self.inbox.popleft()
             if message is None:
                 lost.append(routing_id)
             elif self.is_open:
-                self._events.on_message(routing_id, message)
+                self._events.on_message(routing_id, message, chunk)
         if self.is_open:
             self._events.on_drained()
         for routing_id in lost:
@@ -192,14 +206,14 @@ class FakeLink(_End):
             self._listener.dialling.append(self)
         self.wake()
 
-    def send(self, message: bytes) -> bool:
+    def send(self, message: bytes, chunk: memoryview | None = None) -> bool:
         if not self.is_open or not self._routing_id or self._lost:
             return False
         assert self._listener is not None
-        if len(message) > self.network.max_message:
+        if self.network.is_too_long(message, chunk):
             self.lose("the connection was lost")
         else:
-            self._listener.arrive(self._routing_id, message)
+            self._listener.arrive(self._routing_id, message, chunk)
         return True
 
     def close(self, linger_ms: int = 0) -> None:
@@ -213,11 +227,11 @@ class FakeLink(_End):
         self._leave()
         self.wake()
 
-    def arrive(self, message: bytes) -> None:
-        if len(message) > self.network.max_message:
+    def arrive(self, message: bytes, chunk: memoryview | None = None) -> None:
+        if self.network.is_too_long(message, chunk):
             self.lose("the connection was lost")
             return
-        self.inbox.append(message)
+        self.inbox.append((message, chunk))
         self.wake()
 
     def _turn(self) -> None:
@@ -236,7 +250,7 @@ class FakeLink(_End):
         arrived = len(self.inbox)
         for _ in range(arrived):
             if self.is_open:
-                self._events.on_message(self.inbox.popleft())
+                self._events.on_message(*self.inbox.popleft())
         if arrived and self.is_open:
             self._events.on_drained()
         self._end()

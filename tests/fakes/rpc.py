@@ -15,10 +15,12 @@ from tests.fakes.aio import Watch, run
 from tests.fakes.network import FakeNetwork
 from tests.fakes.virtual_time import VirtualLoop
 from wrk_base.rpc import wire
-from wrk_base.rpc.client import Peer, PeerEvents, PeerLimits
+from wrk_base.rpc.client import Peer, PeerEvents
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.link import Network
-from wrk_base.rpc.server import Server
+from wrk_base.rpc.runner import RunLimits
+from wrk_base.rpc.server import Server, ServerLimits
 
 ANY_PORT = "tcp://127.0.0.1:0"
 EPOCH = 7
@@ -71,6 +73,7 @@ class Stranger(Watch):
     def __init__(self, network: Network, endpoint: str) -> None:
         super().__init__()
         self.heard: list[wire.Envelope] = []
+        self.chunks: list[tuple[int, bytes]] = []
         self.up = False
         self.downs: list[str] = []
         self.clock_ms = 1_000_000  # its own: differs from everybody else's
@@ -80,8 +83,11 @@ class Stranger(Watch):
         self.up = True
         self.noted()
 
-    def on_message(self, message: bytes) -> None:
-        self.heard.extend(wire.decode(message)[1])
+    def on_message(self, message: bytes, chunk: memoryview | None = None) -> None:
+        envelopes = wire.decode(message)[1]
+        self.heard.extend(envelopes)
+        if chunk is not None:
+            self.chunks.append((envelopes[0][2], bytes(chunk)))
         self.noted()
 
     def on_drained(self) -> None:
@@ -100,6 +106,12 @@ class Stranger(Watch):
         await self.until(lambda: self.up)
         assert self.link.send(message)
 
+    async def say_chunk(self, call_id: int, chunk: bytes, *, more: bool) -> None:
+        """The next bytes of a body that `request` announced."""
+        envelope = (wire.CHUNK, wire.MORE_CHUNKS if more else 0, call_id)
+        await self.until(lambda: self.up)
+        assert self.link.send(wire.encode([envelope], self.clock_ms), memoryview(chunk))
+
     async def greet(self, identity: Identity = CLIENT, **facts: Any) -> None:
         await self.say((wire.HELLO, 0, 0, {**identity.greeting({}), **facts}))
 
@@ -113,7 +125,7 @@ class Stranger(Watch):
 
     def answers(self, call_id: int) -> list[wire.Envelope]:
         """The terminal envelopes of one request; there should be exactly one."""
-        terminal = (wire.REPLY, wire.ERROR, wire.REJECT)
+        terminal = (wire.REPLY, wire.END, wire.ERROR, wire.REJECT)
         return [envelope for envelope in self.heard if envelope[0] in terminal and envelope[2] == call_id]
 
 
@@ -140,16 +152,19 @@ class Impostor(Watch):
     def __init__(self, network: Network, endpoint: str = ANY_PORT) -> None:
         super().__init__()
         self.heard: list[wire.Envelope] = []
+        self.chunks: list[tuple[int, bytes]] = []
         self.callers: list[bytes] = []
         self.silent = False
         self.listener = network.listen(endpoint, self)
         self.endpoint = self.listener.endpoint
 
-    def on_message(self, routing_id: bytes, message: bytes) -> None:
+    def on_message(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> None:
         if routing_id not in self.callers:
             self.callers.append(routing_id)
         envelopes = wire.decode(message)[1]
         self.heard.extend(envelopes)
+        if chunk is not None:
+            self.chunks.append((envelopes[0][2], bytes(chunk)))
         if envelopes[0][0] == wire.HELLO and not self.silent:
             self.say((wire.HELLO_OK, 0, 0, Identity("impostor", EPOCH, "rack").greeting({})))
         self.noted()
@@ -166,6 +181,11 @@ class Impostor(Watch):
     def say(self, *envelopes: Any) -> None:
         """To the latest caller."""
         self.listener.send(self.callers[-1], wire.encode(list(envelopes), 0))
+
+    def say_chunk(self, call_id: int, chunk: bytes, *, more: bool) -> None:
+        """The next bytes of a body that it announced."""
+        envelope = (wire.CHUNK, wire.MORE_CHUNKS if more else 0, call_id)
+        self.listener.send(self.callers[-1], wire.encode([envelope], 0), memoryview(chunk))
 
     def of(self, kind: int) -> list[wire.Envelope]:
         return [envelope for envelope in self.heard if envelope[0] == kind]
@@ -202,8 +222,10 @@ class House:
         self.fake.close()
 
     def serve(self, endpoint: str = ANY_PORT, *, epoch: int = EPOCH, **limits: int) -> Server:
-        """A server with an `echo`; its endpoint becomes the house's."""
-        server = Server(Identity("server-1", epoch, "rack"), log=self.log, **limits)
+        """A server with an `echo`; its endpoint becomes the house's. Limits are those of server or runner."""
+        run = {name: limits.pop(name) for name in RunLimits.__slots__ if name in limits}
+        told = ServerLimits(run=RunLimits(**run), **limits)
+        server = Server(Identity("server-1", epoch, "rack"), log=self.log, limits=told)  # type: ignore[arg-type]
         server.respond("echo", lambda body: body)
         self.endpoint = server.listen(self.network, endpoint)
         self.servers.append(server)

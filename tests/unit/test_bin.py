@@ -27,7 +27,7 @@ case "$*" in
     "-m pip "*)
         echo "${{*#-m }}" >>"$STAND_IN/installs"
         [ ! -f "$STAND_IN/on-pip" ] || . "$STAND_IN/on-pip" ;;
-    "-m ruff "* | "-m mypy"* | "-m pytest"* | *" rpc registry")
+    "-m ruff "* | "-m mypy"* | "-m pytest"* | "-m tests.fuzz "* | *" rpc registry")
         [ ! -f "$STAND_IN/$2-fails" ] ;;
     "-c import pip" | "-c import ensurepip") ;;
     *) exec {sys.executable} "$@" ;;
@@ -158,6 +158,52 @@ def test_with_arguments_only_pytest_runs(ready: Clone) -> None:
     (ready.stand_in / "mypy-fails").touch()
     assert ready.run("bin/test", "tests/unit", "-k", "a or b").returncode == 0
     assert ready.pythons() == ["python -m pytest tests/unit -k a or b"]
+
+
+def on_a(machine: str, clone: Clone) -> Clone:
+    """The clone on such a machine, as `uname` tells it."""
+    system, processor = machine.split()
+    (clone.path / "uname").unlink()
+    clone.put(clone.path / "uname", f'#!/bin/sh\n[ "$1" = -m ] && echo {processor} || echo {system}\n')
+    return clone
+
+
+def test_the_fuzzer_is_installed_when_it_is_first_asked_for(ready: Clone) -> None:
+    clone = on_a("Linux x86_64", ready)
+    for installs in (["pip install --no-input -c constraints.txt atheris"], []):
+        ran = clone.run(clone.root / "bin" / "test", "--fuzz", "30", cwd=clone.path)
+        assert ran.returncode == 0
+        assert clone.installs() == installs
+        assert clone.pythons()[-1] == "python -m tests.fuzz 30"
+
+
+@pytest.mark.parametrize("machine", ["Darwin arm64", "Darwin x86_64", "Linux aarch64"])
+def test_where_there_is_no_fuzzer_that_is_said_and_is_no_success(ready: Clone, machine: str) -> None:
+    ran = on_a(machine, ready).run("bin/test", "--fuzz", "30")
+    assert ran.returncode == 1
+    assert "nothing was fuzzed" in ran.stderr
+    assert machine in ran.stderr
+    assert ready.pythons() == []
+
+
+def test_a_finding_is_tried_again_on_any_machine(ready: Clone) -> None:
+    (ready.root / "finding.bin").touch()
+    assert on_a("Darwin arm64", ready).run("bin/test", "--fuzz", "finding.bin").returncode == 0
+    assert ready.pythons() == ["python -m tests.fuzz finding.bin"]
+
+
+def test_a_fuzzer_that_cannot_be_installed_is_no_success(ready: Clone) -> None:
+    ready.on_pip("echo no such version; exit 1")
+    ran = on_a("Linux x86_64", ready).run("bin/test", "--fuzz", "30")
+    assert ran.returncode == 1
+    assert "no such version" in ran.stderr
+    assert "nothing was fuzzed" in ran.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], [""], ["0"], ["soon"], ["1.5"], ["-5"], ["30", "40"]])
+def test_the_fuzzer_wants_whole_seconds_or_a_finding(ready: Clone, arguments: list[str]) -> None:
+    ran = ready.run("bin/test", "--fuzz", *arguments)
+    assert (ran.returncode, ran.stderr) == (2, "usage: bin/test --fuzz SECONDS|FINDING\n")
 
 
 def test_benchmarks_run_in_the_clones_own_environment(ready: Clone) -> None:

@@ -21,7 +21,7 @@ from tests.fakes.virtual_time import run_virtual
 from wrk_base import errors
 from wrk_base.discovery import DiscoveryFailed, Found
 from wrk_base.discovery.advert import Advert
-from wrk_base.rpc.client import PeerLimits
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.server import Server
@@ -61,7 +61,7 @@ class Town:
         assert not self.bus.members, "a search left its discovery open"
 
     def serve(self, worker_id: str, role: str = "orchestrator") -> str:
-        server = Server(Identity(worker_id, 7, role), max_in_flight=9, max_message=99_999, log=RecordedLog())
+        server = Server(Identity(worker_id, 7, role), log=RecordedLog())
         self.servers.append(server)
         return server.listen(self.network, ANY_PORT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from wrk_base.rpc import stream
 from wrk_orchestrator.health_table import diagram
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,6 +14,10 @@ DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 def test_picture_of_health_is_the_one_that_the_table_draws() -> None:
     assert f"```mermaid\n{diagram().rstrip()}\n```" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_picture_of_an_answer_is_the_one_that_the_table_draws() -> None:
+    assert f"```mermaid\n{stream.diagram().rstrip()}\n```" in (ROOT / "ARCHITECTURE.md").read_text()
 
 
 def test_every_file_that_a_document_names_exists() -> None:

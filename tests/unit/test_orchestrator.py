@@ -1203,8 +1203,9 @@ def test_request_that_no_link_can_carry_says_nothing_of_a_worker(tmp_path: Path)
         await mesh.rack("r1", flags=limits)
         await mesh.see(r1="healthy")
         before = mesh.orc.health_monitor.describe("r1", 0.0)["successes"]
+        body = {"modelId": "m1", "inputData": "x", "note": "x" * 600_000}
         with pytest.raises(errors.BadRequest, match="limit") as refused:
-            await mesh.infer("x" * 600_000)
+            await mesh.ask("routeInferenceRequest", body)
         assert refused.value.data["attempts"] == 1
         assert mesh.states() == {"r1": "healthy"}
         assert mesh.orc.health_monitor.describe("r1", 0.0)["successes"] == before

@@ -13,7 +13,7 @@ from tests.fakes.aio import eventually, run
 from tests.fakes.rpc import CLIENT, Happenings, House, timers
 from wrk_base import errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.client import PeerLimits
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.request import Request
 from wrk_base.rpc.server import Server

@@ -71,10 +71,11 @@ class ScriptedPeer:
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
     def start(self, call: OpenCall, deadline: float, parts: Parts) -> None:
-        method, head, content_type, payload, _ = parts
+        method, flags, head, content_type, payload = parts
         self.calls.append(
             {
                 "method": method,
+                "flags": flags,
                 "payload": payload,
                 "head": wire.unpack_head(head),
                 "content_type": content_type,
@@ -109,6 +110,7 @@ class Mesh:
         queue = (settings.pop("queue_limit", 0), settings.pop("queue_timeout", 2.0))
         self.admission = Admission(*queue)
         terms = {"max_retries": 3, "enable_failover": True, "budget_share": 0.2, "budget_floor": 3.0}
+        terms["stream_idle"] = 60.0
         self.router = Router(self.balancer, self, self.admission, **{**terms, **settings})  # type: ignore[arg-type]
 
     def join(self, name: str, capacity: int) -> None:

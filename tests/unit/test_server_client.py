@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.fakes.rpc import EPOCH, Diary, House, ask, request, told
 from wrk_base import errors
 from wrk_base.rpc import wire
+from wrk_base.rpc.client import Peer
 from wrk_base.rpc.peers import call_with_body
 from wrk_base.rpc.request import Request
 
@@ -193,9 +195,9 @@ def test_a_future_that_was_cancelled_fails_its_own_handler_only() -> None:
 def test_a_body_that_is_too_long_is_refused_before_it_is_sent() -> None:
     async def story(house: House) -> None:
         diary = Diary(house.serve())
-        peer = house.peer()
+        peer = house.peer(max_body=MAX_MESSAGE)
         neighbour = asyncio.create_task(ask(peer, "echo", 1))
-        with pytest.raises(errors.BadRequest, match=f"limit of {MAX_MESSAGE} bytes") as refusal:
+        with pytest.raises(errors.BadRequest, match=f"rpc.maxBody = {MAX_MESSAGE}") as refusal:
             await ask(peer, "note", "x" * MAX_MESSAGE)
         assert refusal.value.not_started
         assert diary.begun == []
@@ -205,13 +207,59 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_sent() -> None:
     told(story)
 
 
-def test_an_answer_that_is_too_long_is_an_internal_error_and_the_link_lives() -> None:
+def test_a_body_that_the_server_finds_too_long_is_refused_while_it_arrives() -> None:
+    async def story(house: House) -> None:
+        diary = Diary(house.serve(max_body=MAX_MESSAGE))
+        peer = house.peer()
+        with pytest.raises(errors.BadRequest, match=f"rpc.maxBody = {MAX_MESSAGE}") as refusal:
+            await ask(peer, "note", "x" * MAX_MESSAGE)
+        assert refusal.value.not_started
+        longest = "x" * (MAX_MESSAGE - 5)  # five bytes say that it is a text, and how long
+        assert await ask(peer, "note", longest) == longest
+        assert diary.begun == [longest]
+        assert len(house.fake.dials) == 1
+
+    told(story)
+
+
+def test_an_answer_that_is_too_long_is_refused_by_its_caller_and_the_link_lives() -> None:
     async def story(house: House) -> None:
         house.serve().respond("long", lambda body: "x" * MAX_MESSAGE)
+        peer = house.peer(max_body=MAX_MESSAGE)
+        with pytest.raises(errors.CapacityExceeded, match=f"rpc.maxBody = {MAX_MESSAGE}") as refusal:
+            await ask(peer, "long")
+        assert not refusal.value.not_started, "it ran"
+        assert await ask(peer, "echo", 1) == 1
+        assert len(house.fake.dials) == 1
+
+    told(story)
+
+
+def test_a_head_that_no_message_can_carry_is_refused_before_it_is_sent() -> None:
+    async def story(house: House) -> None:
+        diary = Diary(house.serve())
+        peer = house.peer()
+        neighbour = asyncio.create_task(ask(peer, "echo", 1))
+        with pytest.raises(errors.BadRequest, match=f"limit of {MAX_MESSAGE} bytes") as refusal:
+            await ask_with_head(peer, "note", MAX_MESSAGE)
+        assert refusal.value.not_started
+        assert diary.begun == []
+        assert await neighbour == 1
+        assert peer.idle
+        assert len(house.fake.dials) == 1, "the link never broke"
+
+    told(story)
+
+
+def test_an_answer_that_no_message_can_carry_is_an_internal_error_and_the_link_lives() -> None:
+    async def story(house: House) -> None:
+        server = house.serve()
+        server.respond("long", answering_with_head(MAX_MESSAGE), raw=True)
         peer = house.peer()
         with pytest.raises(errors.Internal, match=f"limit of {MAX_MESSAGE} bytes"):
             await ask(peer, "long")
         assert await ask(peer, "echo", 1) == 1
+        assert server.in_flight == 0
         assert len(house.fake.dials) == 1
 
     told(story)
@@ -232,8 +280,8 @@ def test_the_smaller_limit_of_both_sides_counts() -> None:
     async def story(house: House) -> None:
         house.serve(max_message=600_000)
         with pytest.raises(errors.BadRequest, match="limit of 600000 bytes"):
-            await ask(house.peer(), "echo", "x" * 700_000)
-        house.serve().respond("long", lambda body: "x" * 700_000)
+            await ask_with_head(house.peer(), "echo", 700_000)
+        house.serve().respond("long", answering_with_head(700_000), raw=True)
         with pytest.raises(errors.Internal, match="limit of 600000 bytes"):
             await ask(house.peer(max_message=600_000), "long")
 
@@ -245,7 +293,7 @@ def test_the_smaller_limit_of_both_sides_counts() -> None:
 
 def test_whatever_a_request_is_it_gets_exactly_one_answer() -> None:
     async def story(house: House) -> None:
-        server = house.serve(max_in_flight=3)
+        server = house.serve(max_in_flight=3, max_waiting=2)
         diary = Diary(server)
         server.respond("odd", lambda body: object())
         server.respond("fails", lambda body: 1 / 0)
@@ -263,7 +311,9 @@ def test_whatever_a_request_is_it_gets_exactly_one_answer() -> None:
             ("wait", {"remaining": 500}),
             ("wait", {}),
             ("wait", {}),
-            ("wait", {}),  # the fourth of three places
+            ("wait", {}),  # it waits for one of three places
+            ("wait", {"remaining": 200}),  # and this one does so for too long
+            ("wait", {}),  # the third who waits, where two may
             ("echo", {"extras": {"unheard": "of"}}),
             ("x" * 10_000, {}),
         ]
@@ -297,19 +347,38 @@ def test_a_request_that_comes_twice_runs_once() -> None:
 
 def test_no_more_run_at_once_than_are_allowed_even_if_they_arrive_together() -> None:
     async def story(house: House) -> None:
-        server = house.serve(max_in_flight=2)
+        server = house.serve(max_in_flight=2, max_waiting=2)
         diary = Diary(server)
         peer = house.peer()
-        calls = [asyncio.create_task(ask(peer, "wait", number)) for number in range(5)]
+        calls = [asyncio.create_task(ask(peer, "wait", number)) for number in range(7)]
         quick = asyncio.create_task(ask(peer, "echo", "quick"))
         await diary.arrived.wait()
         assert await quick == "quick", "who is full can still say so"
-        for refused in calls[2:]:
+        for refused in calls[4:]:
             with pytest.raises(errors.CapacityExceeded) as refusal:
                 await refused
             assert refusal.value.not_started
+            assert refusal.value.retry_after_ms
+        assert (diary.begun, server.in_flight, server.waiting) == ([0, 1], 2, 2)
         diary.release.set()
-        assert await asyncio.gather(*calls[:2]) == [0, 1]
+        assert await asyncio.gather(*calls[:4]) == [0, 1, 2, 3]
+        assert diary.begun == [0, 1, 2, 3], "who waits is served in the order of arrival"
         assert await ask(peer, "wait", 9) == 9, "places that are free again are given again"
+        assert (server.in_flight, server.waiting) == (0, 0)
 
     told(story)
+
+
+# --- helpers
+
+
+async def ask_with_head(peer: Peer, method: str, size: int) -> None:
+    """A call whose head has about `size` bytes: that always travels in the envelope itself."""
+    head = wire.pack_head({"pad": "x" * size})
+    await peer.call(method, b"\xc0", deadline=asyncio.get_running_loop().time() + 10.0, head=head)
+
+
+def answering_with_head(size: int) -> Callable[[Request], None]:
+    """A raw handler that does the same."""
+    head = wire.pack_head({"pad": "x" * size})
+    return lambda request: request.answer(head, wire.MSGPACK, b"\xc0")

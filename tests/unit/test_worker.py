@@ -272,11 +272,11 @@ def test_a_method_may_be_replaced(tmp_path: Path) -> None:
     story(told, tmp_path)
 
 
-async def stream(body: Any) -> Any:
+def generator(body: Any) -> Any:
     yield body
 
 
-@pytest.mark.parametrize("handler", [stream, lambda: None, lambda a, b, c: None])
+@pytest.mark.parametrize("handler", [generator, lambda: None, lambda a, b, c: None])
 def test_what_cannot_answer_a_call_is_refused_when_it_is_given(
     tmp_path: Path, handler: Callable[..., Any]
 ) -> None:

@@ -1,23 +1,25 @@
 """A call as the table of its peer holds it, and the future that most callers want.
 
 Whoever starts a call hands in an `OpenCall` and is told its one outcome, inside the drain that brought
-it. A router acts on that at once; everybody else awaits a `Call`.
+it. A router acts on that at once; everybody else awaits a `Call`, or reads a `streams.Stream`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
+from . import wire
+from .stream import Phase
 
 if TYPE_CHECKING:
     from .client import Peer
 
-
-Parts = tuple[str, bytes | None, int, bytes, dict[str, Any] | None]
-"""Method, head, content type, payload and extras of a call."""
+Parts = tuple[str, int, bytes | None, int, wire.Payload]
+"""Method, flags, head, content type and payload of a call."""
 
 
 @dataclass(slots=True)
@@ -26,11 +28,11 @@ class Reply:
 
     head: bytes | None
     content_type: int
-    payload: bytes
+    payload: wire.Payload
 
 
 class OpenCall(Protocol):
-    """An open call: its deadline, and its envelope's parts until it is sent.
+    """An open call: its deadline, and its envelope's parts.
 
     Exactly one of `answered` and `failed` is called, once, unless the caller gives the call up.
     """
@@ -40,8 +42,36 @@ class OpenCall(Protocol):
     sent: bool
     parts: Parts
 
-    def answered(self, head: bytes | None, content_type: int, payload: bytes) -> None: ...
+    def answered(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None: ...
 
+    def failed(self, error: errors.WrkError) -> None: ...
+
+
+class StreamCall(ABC):
+    """An `OpenCall` that takes items. `received` counts them; it ends by `ended` or `failed`."""
+
+    __slots__ = ("deadline", "id", "parts", "phase", "received", "sent")
+
+    id: int
+    deadline: float
+    sent: bool
+    parts: Parts
+
+    def __init__(self) -> None:
+        self.phase = Phase.WAITING
+        self.received = 0
+
+    @abstractmethod
+    def items(self, first: int, content_type: int, payloads: tuple[bytes, ...]) -> bool:
+        """Items from number `first` on; False when they are out of order or were never granted."""
+
+    @abstractmethod
+    def ended(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None: ...
+
+    @abstractmethod
+    def answered(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None: ...
+
+    @abstractmethod
     def failed(self, error: errors.WrkError) -> None: ...
 
 
@@ -56,7 +86,7 @@ class Call(asyncio.Future[Reply]):
     peer: Peer
     sent: bool
 
-    def answered(self, head: bytes | None, content_type: int, payload: bytes) -> None:
+    def answered(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
         if not self.done():
             self.set_result(Reply(head, content_type, payload))
 

@@ -1,42 +1,24 @@
-"""One peer as its caller sees it: dial, greet, call, notice loss, dial again.
+"""One peer as its caller sees it: calls and streams, each with exactly one end.
 
-A `Peer` owns one link at a time and is its only user. A call that waits for the link is not-started
-when it fails; one that was handed to the link may have started. Nothing that was queued for a process
-survives that process: a new link begins with an empty outbox and a new greeting.
+A call that waits for the link is not-started when it fails; one that was handed to the link may have
+started. Outcomes are told inside the drain that brought them, and the loss of a link after its owner
+has learnt of it, so that whoever sends a call elsewhere chooses among the living.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from .. import errors
 from . import wire
-from .call import Call, OpenCall, Parts
-from .calls import CallTable, redial_delay
-from .identity import BadGreeting, Identity, PeerInfo, read_greeting
-from .link import Link, Network
-from .outbox import Outbox
-
-
-@dataclass(frozen=True, slots=True)
-class PeerLimits:
-    """Seconds, bytes and counts; the reasons stand at the settings of the same names."""
-
-    connect_timeout: float = 3.0
-    greeting_timeout: float = 3.0
-    redial_min: float = 0.1
-    redial_max: float = 1.0
-    max_message: int = 1_048_576
-    max_pending: int = 65_536
-
-    @property
-    def dial_timeout(self) -> float:
-        """Longer than any link takes to connect and to shake hands, or to give that up."""
-        return 3 * self.greeting_timeout
+from .body import Assembly, Budget, give_back, reserve
+from .call import Call, OpenCall, Parts, StreamCall
+from .calls import CallTable
+from .identity import Identity
+from .line import Line, PeerLimits
+from .link import Network
+from .stream import NEXT
 
 
 class PeerEvents:
@@ -55,8 +37,8 @@ class PeerEvents:
         """The peer drains: no new calls will run there."""
 
 
-class Peer:
-    """Calls to one endpoint. `keep` redials for ever; otherwise only while calls wait."""
+class Peer(Line):
+    """Calls to one endpoint. `held` is what bodies that arrive in chunks may take of the process."""
 
     def __init__(
         self,
@@ -69,60 +51,57 @@ class Peer:
         events: PeerEvents | None = None,
         keep: bool = False,
         heartbeat: bool = True,
+        held: Budget | None = None,
     ) -> None:
-        self.endpoint = endpoint
-        self.info: PeerInfo | None = None
-        self.ready = False
+        super().__init__(endpoint, network, identity, rng, limits, keep=keep, heartbeat=heartbeat)
         self.draining = False
-        self.closed = False
-        self.reason = "not dialled yet"
-        self.last_used = 0.0
-        self.malformed = 0
-        self._network, self._identity, self._rng, self._limits = network, identity, rng, limits
+        self.stalls = 0
         self._events = events or PeerEvents()
-        self._keep, self._heartbeat = keep, heartbeat
-        self._loop = asyncio.get_running_loop()
-        self._tick = network.tick
         self._table: CallTable[int, OpenCall] = CallTable()
         self._waiting: dict[int, OpenCall] = {}
-        self._outbox = Outbox(limits.max_message, self._cannot_travel)
-        self._flush_due = False
         self._next_id = 0
-        self._attempt = 0
-        self._link: Link | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._streams = 0
+        self._gathering: dict[int, tuple[Assembly, wire.Envelope]] = {}
+        own = Budget(limits.peer_bytes, "rpc.peerBytes")
+        self._held = (own, held or Budget(limits.peer_bytes, "rpc.processBytes"))
 
     # --- calling
 
     def call(
         self,
         method: str,
-        payload: bytes,
+        payload: wire.Payload,
         *,
         deadline: float,
         head: bytes | None = None,
         content_type: int = wire.MSGPACK,
-        extras: dict[str, Any] | None = None,
     ) -> Call:
         """A call whose reply can be awaited; raises `WrkError`. `deadline` is in the loop's time."""
         call = Call(loop=self._loop)
         call.peer = self
-        self.start(call, deadline, (method, head, content_type, payload, extras))
+        self.start(call, deadline, (method, 0, head, content_type, payload))
         return call
 
     def start(self, call: OpenCall, deadline: float, parts: Parts) -> None:
         """Send a call, or keep it until the link is up; raises `WrkError` when it cannot be taken at all."""
-        table = self._table
+        table, limits = self._table, self._limits
         if self.closed or self.draining:
             raise errors.Unavailable(
                 f"{self.endpoint} is {'closed' if self.closed else 'draining'}", not_started=True
             )
-        if len(table.entries) >= self._limits.max_pending:
-            raise errors.CapacityExceeded(
-                f"{len(table)} calls wait for {self.endpoint} already",
+        if len(table.entries) >= limits.max_pending:
+            raise self._full(f"{len(table)} calls wait for {self.endpoint} already (rpc.maxPending)")
+        if self._outbox.size > limits.peer_bytes:
+            raise self._full(f"{self.endpoint} does not read: {self._outbox.size} bytes wait")
+        if len(parts[4]) > limits.max_body:
+            raise errors.BadRequest(
+                f"a body of {len(parts[4])} bytes is longer than rpc.maxBody = {limits.max_body}",
                 not_started=True,
-                retry_after_ms=1000,
             )
+        if parts[1] & wire.STREAM_WANTED:
+            if self._streams >= limits.max_streams:
+                raise self._full(f"{self._streams} streams come from {self.endpoint} (rpc.maxStreams)")
+            self._streams += 1
         self._next_id = call.id = self._next_id + 1
         call.deadline, call.sent, call.parts = deadline, False, parts
         if table.add(call.id, call):
@@ -132,50 +111,34 @@ class Peer:
         else:
             self._wait(call)
 
+    def _full(self, why: str) -> errors.WrkError:
+        return errors.CapacityExceeded(why, not_started=True, retry_after_ms=1000)
+
     def _enqueue(self, call: OpenCall) -> None:
         assert self.info is not None
-        method, head, content_type, payload, extras = call.parts
+        method, flags, head, content_type, payload = call.parts
         remaining = int((call.deadline - self._loop.time()) * 1000) + 1
         call.sent = True
-        full = self._outbox.add(
-            (
-                wire.REQUEST,
-                0,
-                call.id,
-                self.info.epoch,
-                method,
-                remaining,
-                head,
-                content_type,
-                payload,
-                extras,
-            ),
+        extras = None
+        if len(payload) > wire.CHUNK_BYTES:
+            self._outbox.add_body(call.id, payload)
+            extras = {"size": len(payload)}
+            flags, payload = flags | wire.MORE_CHUNKS, b""
+        epoch = self.info.epoch
+        self._say(
+            (wire.REQUEST, flags, call.id, epoch, method, remaining, head, content_type, payload, extras),
             len(payload),
         )
-        if full:
-            self._flush()
-        elif not self._flush_due:
-            self._flush_due = True
-            self._tick.at_end(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        link = self._link
-        now = self._loop.time()
-        self.last_used = now
-        for message in self._outbox.take(int(now * 1000)):
-            if link is None or not link.send(message):
-                return  # the link is being lost; its end fails what was sent
 
     def _cannot_travel(self, envelope: wire.Envelope, problem: str) -> None:
-        call = self._table.pop(envelope[2]) if envelope[0] == wire.REQUEST else None
+        call = self._close(envelope[2]) if envelope[0] == wire.REQUEST else None
         if call is not None:
             call.failed(errors.BadRequest(f"the request cannot be sent: {problem}", not_started=True))
 
     def give_up(self, call: OpenCall) -> None:
         """Nobody waits for this call any more; it is told no outcome, and the peer that it may stop."""
         if call.id in self._table.entries:
-            self._table.discard(call.id)
+            self._close(call.id)
             self._tell_cancel(call)
 
     def _tell_cancel(self, call: OpenCall) -> None:
@@ -184,11 +147,33 @@ class Peer:
         else:
             self._waiting.pop(call.id, None)
 
-    def _say(self, envelope: wire.Envelope) -> None:
-        self._outbox.add(envelope)
-        if not self._flush_due:
-            self._flush_due = True
-            self._tick.at_end(self._flush)
+    def grant(self, call: StreamCall, items: int, size: int) -> None:
+        """Let a stream go on: totals since it began."""
+        if call.id in self._table.entries and self.ready:
+            self._say((wire.CREDIT, 0, call.id, items, size))
+
+    def expect(self, call: OpenCall, deadline: float) -> None:
+        """Move the deadline of an open call, as when the next item of a stream is waited for."""
+        call.deadline = deadline
+        if deadline < self._table.wake_at:
+            self._table.wake_at = deadline
+            self._arm()
+
+    def _close(self, call_id: int) -> OpenCall | None:
+        """Take a call out of the books; None for a late or duplicate answer, which is counted."""
+        call = self._table.pop(call_id)
+        if call is not None:
+            self._let_go(call)
+        return call
+
+    def _let_go(self, call: OpenCall) -> None:
+        """What a call holds besides its place in the table."""
+        if call.parts[1] & wire.STREAM_WANTED:
+            self._streams -= 1
+        if len(call.parts[4]) > wire.CHUNK_BYTES:
+            self._outbox.drop_body(call.id)
+        if self._gathering:
+            self._stop_gathering(call.id)
 
     # --- deadlines
 
@@ -197,67 +182,14 @@ class Peer:
 
     def _expire(self) -> None:
         for _, call in self._table.expire(self._loop.time()):
+            self._let_go(call)
             self._tell_cancel(call)
             where = self.endpoint if call.sent else f"{self.endpoint} ({self.reason})"
             call.failed(errors.DeadlineExceeded(f"no answer from {where} in time", not_started=not call.sent))
         if self._table.entries:
             self._arm()
 
-    def _timer(self, name: str, at: float, action: Callable[[], None]) -> None:
-        old = self._timers.pop(name, None)
-        if old is not None:
-            old.cancel()
-        self._timers[name] = self._loop.call_at(at, action)
-
     # --- the link's life
-
-    def dial(self) -> None:
-        """Start to connect, if nothing is under way."""
-        if self._link is None and not self.closed and "redial" not in self._timers:
-            self._connect()
-
-    def _connect(self) -> None:
-        self._timers.pop("redial", None)
-        self._link = self._network.dial(self.endpoint, self, heartbeat=self._heartbeat)
-        # A link tells how its dial ended; where ZeroMQ finds no descriptor for it, nobody ever does.
-        self._timer("greeting", self._loop.time() + self._limits.dial_timeout, self._dial_late)
-
-    def on_up(self) -> None:
-        assert self._link is not None
-        hello = (wire.HELLO, 0, 0, self._identity.greeting({"maxMessage": self._limits.max_message}))
-        self._link.send(wire.encode([hello], int(self._loop.time() * 1000)))
-        self._timer("greeting", self._loop.time() + self._limits.greeting_timeout, self._greeting_late)
-
-    def _dial_late(self) -> None:
-        self.drop("the dial had no end")
-
-    def _greeting_late(self) -> None:
-        self.drop("no answer to the greeting")
-
-    def drop(self, reason: str) -> None:
-        """Give this link up; calls that it carried fail, and it is dialled anew where wanted."""
-        if self._link is not None:
-            self._link.close()
-            self.on_down(reason)
-
-    def on_down(self, reason: str) -> None:
-        self._link, self.ready, self.draining, self.reason = None, False, False, reason
-        self._outbox.clear()
-        self._cancel_timer("greeting")
-        lost = self._table.take(lambda call: call.sent)
-        if self._keep or self._waiting:
-            self._redial()
-        self._events.on_down(self, reason)
-        for call in lost:  # last: who sends its call elsewhere must know by then that this peer is down
-            call.failed(errors.Unavailable(f"lost {self.endpoint}: {reason}"))
-
-    def _redial(self) -> None:
-        if self.closed or self._link is not None or "redial" in self._timers:
-            return
-        self._attempt += 1
-        limits = self._limits
-        pause = redial_delay(self._attempt, limits.redial_min, limits.redial_max, self._rng.random())
-        self._timer("redial", self._loop.time() + pause, self._connect)
 
     def _wait(self, call: OpenCall) -> None:
         self._waiting[call.id] = call
@@ -268,12 +200,35 @@ class Peer:
     def _stop_waiting(self) -> None:
         self._timers.pop("connect", None)
         self._waiting.clear()
-        for call in self._table.take(lambda call: not call.sent):
-            call.failed(errors.Unavailable(f"cannot reach {self.endpoint}: {self.reason}", not_started=True))
+        reason = f"cannot reach {self.endpoint}: {self.reason}"
+        self._fail(self._table.take(lambda call: not call.sent), reason, not_started=True)
+
+    def _wanted(self) -> bool:
+        return bool(self._waiting)
+
+    def _came_up(self) -> None:
+        self.draining = False
+        waiting, self._waiting = self._waiting, {}
+        for call in waiting.values():
+            self._enqueue(call)
+        self._events.on_ready(self)
+
+    def _went_down(self, reason: str) -> None:
+        self.draining = False
+        lost = self._table.take(lambda call: call.sent)
+        self._events.on_down(self, reason)
+        self._fail(lost, f"lost {self.endpoint}: {reason}", not_started=False)
+
+    def _fail(self, calls: list[OpenCall], reason: str, *, not_started: bool) -> None:
+        for call in calls:
+            self._let_go(call)
+            call.failed(errors.Unavailable(reason, not_started=not_started))
 
     # --- what the peer says
 
-    def on_message(self, message: bytes) -> None:
+    def on_message(self, message: bytes, chunk: memoryview | None = None) -> None:
+        if self._outbox.flow.read(len(message) + (0 if chunk is None else len(chunk))):
+            self._flush_later()
         try:
             _, envelopes = wire.decode(message)
         except wire.BadMessage as error:
@@ -281,43 +236,117 @@ class Peer:
             if not self.ready:
                 self.drop(str(error))
             return
+        if chunk is not None and not wire.is_chunk_alone(envelopes):
+            self.malformed += 1
+            return
         load = None
-        pop, reply = self._table.pop, wire.REPLY
+        reply, pop = wire.REPLY, self._table.pop
         for envelope in envelopes:
             if not wire.well_formed(envelope):
                 self.malformed += 1
-            elif envelope[0] == reply:
+            elif not self.ready:
+                if self._link is None:
+                    break  # it was given up for something that stood before this in the same message
+                self._take_greeting(envelope)
+            elif envelope[0] == reply and not envelope[1] & wire.MORE_CHUNKS:
                 _, _, call_id, head, content_type, payload, _ = envelope
                 call = pop(call_id)
                 if call is not None:
+                    parts = call.parts
+                    if parts[1] or len(parts[4]) > wire.CHUNK_BYTES or self._gathering:
+                        self._let_go(call)
                     call.answered(head, content_type, payload)
             else:
-                load = self._take(envelope) or load
+                load = self._take(envelope, chunk) or load
         self._events.on_traffic(self, load)
+
+    def _take_greeting(self, envelope: wire.Envelope) -> None:
+        """What may be said before the greeting was answered: that answer, or a refusal."""
+        if envelope[0] == wire.HELLO_OK:
+            self._greeted(envelope[3])
+        elif envelope[0] == wire.REJECT and envelope[2] == 0:
+            self.drop(f"it refused us: {envelope[3]}")
+        else:
+            self.malformed += 1
 
     def on_drained(self) -> None:
         """Every answer was acted on as it came."""
 
-    def _take(self, envelope: wire.Envelope) -> dict[str, Any] | None:
+    def _take(self, envelope: wire.Envelope, chunk: memoryview | None) -> dict[str, Any] | None:
         """Act on one envelope; returns the load that it carried."""
         kind = envelope[0]
-        if kind == wire.ERROR:
+        if kind == wire.ITEM:
+            self._take_items(envelope)
+        elif (kind == wire.END or kind == wire.REPLY) and envelope[1] & wire.MORE_CHUNKS:
+            self._gather(envelope)
+        elif kind == wire.END:
+            self._take_end(envelope, envelope[6])
+        elif kind == wire.ERROR:
             self._take_error(envelope)
         elif kind == wire.PONG:
             return envelope[3]  # type: ignore[no-any-return]
+        elif kind == wire.CREDIT:
+            self._take_credit(envelope)
+        elif kind == wire.CHUNK and chunk is not None:
+            self._take_chunk(envelope[2], chunk, last=not envelope[1] & wire.MORE_CHUNKS)
         elif kind == wire.PING:
-            self._say((wire.PONG, 0, envelope[2], None))
-        elif kind == wire.HELLO_OK:
-            self._greeted(envelope[3])
+            if self._outbox.flow.open:  # who does not read its answers gets none
+                self._say((wire.PONG, 0, envelope[2], None))
         elif kind == wire.GOAWAY:
             self._take_goaway(envelope[2], envelope[3])
         elif kind == wire.REJECT:
             self._take_reject(envelope[2], envelope[3])
+        else:
+            self.malformed += 1
         return None
+
+    def _take_credit(self, envelope: wire.Envelope) -> None:
+        """The peer has read; what was held back for that may leave."""
+        if envelope[2] or not self._outbox.flow.acked(envelope[3]):
+            self.malformed += 1
+        elif self._outbox:
+            self._flush_later()
+
+    def _take_items(self, envelope: wire.Envelope) -> None:
+        _, _, call_id, first, content_type, payloads = envelope
+        call = self._table.entries.get(call_id)
+        if call is None:
+            self._table.unmatched += 1
+        elif not (
+            isinstance(call, StreamCall)
+            and self._proceeds(call, wire.ITEM)
+            and call.items(first, content_type, payloads)
+        ):
+            self._break(call)
+
+    def _take_end(self, envelope: wire.Envelope, payload: wire.Payload) -> None:
+        _, _, call_id, items, head, content_type, _, _ = envelope
+        call = self._table.entries.get(call_id)
+        if isinstance(call, StreamCall) and not (items == call.received and self._proceeds(call, wire.END)):
+            self._break(call)
+            return
+        call = self._close(call_id)
+        if isinstance(call, StreamCall):
+            call.ended(head, content_type, payload)
+        elif call is not None:
+            call.failed(_broken(self.endpoint))
+
+    def _proceeds(self, call: StreamCall, kind: int) -> bool:
+        phase = NEXT.get((call.phase, kind))
+        if phase is None or not call.parts[1] & wire.STREAM_WANTED:
+            return False
+        call.phase = phase
+        return True
+
+    def _break(self, call: OpenCall) -> None:
+        """The peer said what may not follow: its call ends here, and there."""
+        self.malformed += 1
+        self.give_up(call)
+        call.failed(_broken(self.endpoint))
 
     def _take_error(self, envelope: wire.Envelope) -> None:
         _, _, call_id, _, name, message, retryable, retry_after, origin, not_started, data = envelope
-        call = self._table.pop(call_id)
+        call = self._close(call_id)
         if call is not None:
             error = errors.from_wire(
                 name,
@@ -330,38 +359,67 @@ class Peer:
             )
             call.failed(error)
 
-    def _greeted(self, facts: dict[str, Any]) -> None:
-        if self._link is None:
-            return  # it was given up for something that stood before this in the same message
-        try:
-            self.info = read_greeting(facts)
-        except BadGreeting as error:
-            self.drop(str(error))
-            return
-        self._outbox.max_message = self.info.longest(self._limits.max_message)
-        self._cancel_timer("greeting")
-        self._cancel_timer("connect")
-        self._attempt, self.ready, self.reason = 0, True, ""
-        self.last_used = self._loop.time()
-        waiting, self._waiting = self._waiting, {}
-        for call in waiting.values():
-            self._enqueue(call)
-        self._events.on_ready(self)
-
     def _take_goaway(self, last_id: int, message: str) -> None:
         self.draining = True
         refused = self._table.take(lambda call: call.id > last_id)
         self._events.on_goaway(self, message)
-        for call in refused:
-            call.failed(errors.Unavailable(f"{self.endpoint} drains: {message}", not_started=True))
+        self._fail(refused, f"{self.endpoint} drains: {message}", not_started=True)
 
     def _take_reject(self, call_id: int, reason: str) -> None:
         if call_id == 0:
             self.drop(f"it refused us: {reason}")
             return
-        call = self._table.pop(call_id)
+        call = self._close(call_id)
         if call is not None:
             call.failed(errors.Unavailable(f"{self.endpoint} did not run it: {reason}", not_started=True))
+
+    # --- replies in chunks
+
+    def _gather(self, envelope: wire.Envelope) -> None:
+        """A result whose body follows."""
+        call_id, size = envelope[2], wire.announced_size(envelope[-1])
+        call = self._table.entries.get(call_id)
+        if call is None:
+            self._table.unmatched += 1
+            return
+        if size is None or call_id in self._gathering:
+            self._break(call)
+            return
+        try:
+            if size > self._limits.max_body:
+                raise errors.CapacityExceeded(
+                    f"an answer of {size} bytes is longer than rpc.maxBody = {self._limits.max_body}"
+                )
+            reserve(size, *self._held)
+        except errors.CapacityExceeded as error:
+            self.give_up(call)
+            error.not_started = False
+            call.failed(error)
+            return
+        self._gathering[call_id] = (Assembly(size), envelope)
+
+    def _take_chunk(self, call_id: int, chunk: memoryview, *, last: bool) -> None:
+        assembly, envelope = self._gathering.get(call_id, (None, ()))
+        if assembly is None:
+            return  # of a call that was given up while it arrived
+        try:
+            complete = assembly.add(chunk, last)
+        except ValueError:
+            self._break(self._table.entries[call_id])
+            return
+        if not complete:
+            return
+        if envelope[0] == wire.END:
+            self._take_end(envelope, assembly.buffer)
+            return
+        call = self._close(call_id)
+        if call is not None:
+            call.answered(envelope[3], envelope[4], assembly.buffer)
+
+    def _stop_gathering(self, call_id: int) -> None:
+        assembly, _ = self._gathering.pop(call_id, (None, ()))
+        if assembly is not None:
+            give_back(assembly.size, *self._held)
 
     # --- the end
 
@@ -377,20 +435,11 @@ class Peer:
         """Fail what is open and leave no timer and no socket. A second call does nothing."""
         if self.closed:
             return
-        self.closed, was_ready, self.ready = True, self.ready, False
-        for name in list(self._timers):
-            self._cancel_timer(name)
-        if self._link is not None:
-            if was_ready:
-                self._link.send(wire.encode([(wire.BYE, 0, 0)], int(self._loop.time() * 1000)))
-            self._link.close(linger_ms)
-            self._link = None
+        self._end(linger_ms)
+        self._waiting.clear()
         for _, call in self._table.close_all():
-            call.failed(
-                errors.Unavailable(f"the link to {self.endpoint} was closed", not_started=not call.sent)
-            )
+            self._fail([call], f"the link to {self.endpoint} was closed", not_started=not call.sent)
 
-    def _cancel_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
+
+def _broken(endpoint: str) -> errors.WrkError:
+    return errors.Internal(f"{endpoint} broke the protocol: out of order, or more than was granted")

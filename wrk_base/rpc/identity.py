@@ -7,6 +7,8 @@ from typing import Any
 
 from . import wire
 
+LEAST_WINDOW = 1_048_576  # bytes; below it two peers could not exchange one message of full size
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -44,6 +46,10 @@ class PeerInfo:
     def longest(self, own: int) -> int:
         """Bytes of the longest message that both sides take; nobody may say less than a greeting needs."""
         return max(min(own, self.limits.get("maxMessage", own)), wire.MAX_GREETING)
+
+    def window(self, own: int) -> int:
+        """Bytes that may be under way to the peer: what it takes, and no more than we let lie on a link."""
+        return max(min(own, self.limits.get("window", own)), LEAST_WINDOW)
 
 
 class BadGreeting(ValueError):

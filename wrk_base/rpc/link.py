@@ -1,8 +1,9 @@
 """What the RPC layer asks of a transport. ZeroMQ implements it, and so does the fake network of the tests.
 
-A link moves whole messages (bytes) and tells when it is up, when it is lost and when a batch of
-arrivals has been handed over. It knows nothing of what the bytes mean. All callbacks run in the event
-loop, never inside a call of the link's own methods, except `on_message`/`on_drained` inside a drain.
+A link moves whole messages (bytes, perhaps with a chunk beside them), and tells when it is up, when it is
+lost and when a batch of arrivals has been handed over. It knows nothing of what the bytes mean. All
+callbacks run in the event loop, never inside a call of the link's own methods, except `on_message` and
+`on_drained` inside a drain.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ class Listener(Protocol):
     @property
     def endpoint(self) -> str: ...
 
-    def send(self, routing_id: bytes, message: bytes) -> bool:
-        """False when the peer is gone."""
+    def send(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> bool:
+        """Send a message, and a second frame with it. False when the peer is gone."""
+
+    def expel(self, routing_id: bytes) -> None:
+        """Break the peer's connection; `on_doubt` tells of it like of any other loss."""
 
     def forget(self, routing_id: bytes) -> None:
         """The peer is known to be gone."""
@@ -30,14 +34,14 @@ class Listener(Protocol):
 class Link(Protocol):
     """The calling side: one connection to one process; it never comes back by itself."""
 
-    def send(self, message: bytes) -> bool:
-        """False when the link is not up."""
+    def send(self, message: bytes, chunk: memoryview | None = None) -> bool:
+        """Send a message, and a second frame with it. False when the link is not up."""
 
     def close(self, linger_ms: int = 0) -> None: ...
 
 
 class ListenerEvents(Protocol):
-    def on_message(self, routing_id: bytes, message: bytes) -> None: ...
+    def on_message(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> None: ...
 
     def on_drained(self) -> None:
         """All that had arrived was handed over: the time to run and to answer."""
@@ -46,13 +50,13 @@ class ListenerEvents(Protocol):
         """The peer's connection may be gone: send to it to find out."""
 
     def on_malformed(self) -> None:
-        """A peer sent something other than one frame; it was discarded."""
+        """A peer sent something other than one or two frames; it was discarded."""
 
 
 class LinkEvents(Protocol):
     def on_up(self) -> None: ...
 
-    def on_message(self, message: bytes) -> None: ...
+    def on_message(self, message: bytes, chunk: memoryview | None = None) -> None: ...
 
     def on_drained(self) -> None: ...
 
@@ -66,6 +70,10 @@ class Network(Protocol):
     @property
     def tick(self) -> Tick: ...
 
+    @property
+    def rescued(self) -> int:
+        """Messages that nobody was told of and that were found by looking: a defect each."""
+
     def listen(self, endpoint: str, events: ListenerEvents) -> Listener:
         """Raises `StartError` when the endpoint cannot be had."""
 
@@ -74,5 +82,8 @@ class Network(Protocol):
 
     async def diagnose(self, endpoint: str) -> str:
         """The likely cause why `endpoint` cannot be reached, for people."""
+
+    async def host_answers(self, endpoint: str) -> bool:
+        """Whether the process there still begins a handshake: it runs then, whatever its loop does."""
 
     def close(self) -> None: ...

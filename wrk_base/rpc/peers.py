@@ -12,10 +12,13 @@ from typing import Any
 
 from .. import contract, errors
 from . import wire
+from .body import Budget
 from .call import Reply
-from .client import Peer, PeerEvents, PeerLimits
+from .client import Peer, PeerEvents
 from .identity import Identity
+from .line import PeerLimits
 from .link import Network
+from .streams import Stream, Terms, open_stream
 
 
 class Peers:
@@ -30,15 +33,18 @@ class Peers:
         limits: PeerLimits,
         max_peers: int,
         linger: float,
+        held: Budget | None = None,
     ) -> None:
         self._network, self._identity, self._rng, self._limits = network, identity, rng, limits
         self._max_peers, self._linger = max_peers, linger
+        self._process_bytes = held or Budget(limits.peer_bytes, "rpc.processBytes")
         self._loop = asyncio.get_running_loop()
         self._held: dict[str, Peer] = {}
         self._borrowed: dict[str, Peer] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
         self.evictions = 0
+        self._late_before = 0
 
     def __len__(self) -> int:
         return len(self._held) + len(self._borrowed)
@@ -55,6 +61,7 @@ class Peers:
         peer = self._held.pop(endpoint, None)
         if peer is not None:
             peer.close()
+            self._late_before += peer.late_answers
 
     def get(self, endpoint: str) -> Peer:
         """The peer to call: the held one, or a borrowed one that goes when idle."""
@@ -77,8 +84,41 @@ class Peers:
             raise errors.DeadlineExceeded("no time is left to ask", not_started=True)
         deadline = self._loop.time() + min(timeout, wire.MAX_REMAINING_MS / 1000)
         peer = self.get(endpoint)
-        fields, head, payload = _lay_out(method, body)
-        return read_reply(await peer.call(method, payload, deadline=deadline, head=head), fields)
+        fields, head, content_type, payload = _lay_out(method, body)
+        call = peer.call(method, payload, deadline=deadline, head=head, content_type=content_type)
+        return read_reply(await call, fields)
+
+    def stream(
+        self,
+        endpoint: str,
+        method: str,
+        body: Any = None,
+        *,
+        timeout: float,
+        idle: float = 60.0,
+        total: float | None = None,
+    ) -> Stream:
+        """The items of a streaming method: `async for item in peers.stream(...)`. Seconds.
+
+        `timeout` bounds the wait for the first item, `idle` that for each later one, `total` all of it
+        (also at the handler). Raises `WrkError` from the loop. A method that does not stream gives its
+        result as one item.
+        """
+
+        def open_() -> Any:
+            if not timeout > 0:
+                raise errors.DeadlineExceeded("no time is left to ask", not_started=True)
+            _, head, content_type, payload = _lay_out(method, body)
+            parts = (method, 0, head, content_type, payload)
+            return open_stream(self.get(endpoint), self._limits, parts, Terms(timeout, idle, total))
+
+        return Stream(open_, contract.PAYLOAD_FIELDS.get(method))
+
+    @property
+    def late_answers(self) -> int:
+        """Late and duplicate answers on all links that are open now or were."""
+        peers = (*self._held.values(), *self._borrowed.values())
+        return self._late_before + sum(peer.late_answers for peer in peers)
 
     def stats(self) -> dict[str, Any]:
         """As the consolidated status shows it."""
@@ -88,7 +128,7 @@ class Peers:
             "ready": sum(peer.ready for peer in peers),
             "held": len(self._held),
             "evictions": self.evictions,
-            "lateAnswers": sum(peer.late_answers for peer in peers),
+            "lateAnswers": self.late_answers,
             "peers": [
                 {"endpoint": p.endpoint, "workerId": p.info.worker_id if p.info else "", "ready": p.ready}
                 for p in peers[:1000]
@@ -115,6 +155,7 @@ class Peers:
             events=events,
             keep=keep,
             heartbeat=heartbeat,
+            held=self._process_bytes,
         )
 
     def _make_room(self) -> None:
@@ -131,6 +172,7 @@ class Peers:
 
     def _evict(self, peer: Peer) -> None:
         peer.close()
+        self._late_before += peer.late_answers
         del self._borrowed[peer.endpoint]
         self.evictions += 1
 
@@ -148,12 +190,16 @@ class Peers:
 
 async def call_with_body(peer: Peer, method: str, body: Any, deadline: float) -> Any:
     """`Peers.request` for whoever holds the peer itself; `deadline` in the loop's time."""
-    fields, head, payload = _lay_out(method, body)
-    return read_reply(await peer.call(method, payload, deadline=deadline, head=head), fields)
+    fields, head, content_type, payload = _lay_out(method, body)
+    call = peer.call(method, payload, deadline=deadline, head=head, content_type=content_type)
+    return read_reply(await call, fields)
 
 
-def _lay_out(method: str, body: Any) -> tuple[tuple[str, str] | None, bytes | None, bytes]:
-    """(payload fields, head, payload): here alone CONTRACT's shapes are laid on head and payload."""
+def _lay_out(method: str, body: Any) -> tuple[tuple[str, str] | None, bytes | None, int, wire.Payload]:
+    """(payload fields, head, content type, payload): CONTRACT's shapes are laid on the wire here alone.
+
+    Large bytes travel as they are: packing would copy them.
+    """
     fields = contract.PAYLOAD_FIELDS.get(method)
     head = None
     try:
@@ -161,7 +207,9 @@ def _lay_out(method: str, body: Any) -> tuple[tuple[str, str] | None, bytes | No
             rest = body.copy()
             body = rest.pop(fields[0], None)
             head = wire.pack_head(rest)
-        return fields, head, wire.pack_body(body)
+        if isinstance(body, bytes | bytearray) and len(body) > wire.CHUNK_BYTES:
+            return fields, head, wire.OCTETS, body
+        return fields, head, wire.MSGPACK, wire.pack_body(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise errors.BadRequest(
             f"the body of {method} cannot be encoded: {error}", not_started=True

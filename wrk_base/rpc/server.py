@@ -11,22 +11,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from .. import errors
 from . import wire
-from .handlers import Handler, make_handler
+from .body import Assembly, Budget, reserve
+from .flow import Flow
+from .handlers import Blocking, Handler, make_handler
 from .identity import BadGreeting, Identity, read_greeting
 from .link import Listener, Network
+from .pace import HOLD_SECONDS
 from .request import Caller, Request
-from .runner import Runner
+from .runner import RunLimits, Runner
 from .tick import Tick
 
 DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until ROUTER surely knows of it
 MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
 FAREWELL = 1  # id of the PING whose PONG says that a caller has read everything before it
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Bytes and counts; the reasons stand at the settings of the same names."""
+
+    max_message: int = 1_048_576
+    link_window: int = 8_388_608
+    max_body: int = 134_217_728
+    peer_bytes: int = 268_435_456
+    process_bytes: int = 1_073_741_824
+    max_streams: int = 10_000
+    run: RunLimits = field(default_factory=RunLimits)
 
 
 class Server:
@@ -36,24 +53,32 @@ class Server:
         self,
         identity: Identity,
         *,
-        max_in_flight: int = 10_000,
-        max_message: int = 1_048_576,
+        limits: ServerLimits | None = None,
+        held: Budget | None = None,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.identity = identity
         self.handlers: dict[str, Handler] = {}
         self.callers: dict[bytes, Caller] = {}
-        self.counters = {"malformed": 0, "rejected": 0, "deadlineDrops": 0, "cancels": 0, "lostCallers": 0}
+        self.counters = {
+            "malformed": 0,
+            "rejected": 0,
+            "deadlineDrops": 0,
+            "cancels": 0,
+            "lostCallers": 0,
+            "expelled": 0,
+        }
         self.piggyback: Callable[[], dict[str, Any]] | None = None
         self.draining = ""
-        self._max_in_flight, self._max_message, self._log = max_in_flight, max_message, log
+        self._limits, self._log = limits or ServerLimits(), log
+        self._held = held or Budget(self._limits.process_bytes, "rpc.processBytes")
         self._loop = asyncio.get_running_loop()
         self._listener: Listener | None = None
-        self._runner = Runner(
-            identity.worker_id, self._say, self.counters, max_in_flight=max_in_flight, log=log
-        )
+        self._runner = Runner(identity.worker_id, self, self.counters, self._limits.run, self._held, log)
         self._arrived: list[Request] = []
         self._dirty: dict[bytes, Caller] = {}
+        self._held_items: list[Callable[[], None]] = []
+        self._holding: asyncio.TimerHandle | None = None
         self._tick: Tick | None = None
         self._unheard: set[bytes] = set()
         self._heard = asyncio.Event()
@@ -66,25 +91,38 @@ class Server:
         self._listener = network.listen(endpoint, self)
         return self._listener.endpoint
 
-    def respond(self, method: str, function: Callable[..., Any], *, raw: bool = False) -> None:
-        self.handlers[method] = make_handler(method, function, raw=raw)
+    def respond(
+        self,
+        method: str,
+        function: Callable[..., Any],
+        *,
+        raw: bool = False,
+        blocking: Blocking | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.handlers[method] = make_handler(method, function, raw=raw, blocking=blocking, limit=limit)
 
     @property
     def in_flight(self) -> int:
         return self._runner.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests that found no slot yet."""
+        return self._runner.waiting
 
     def tell(self, envelope: wire.Envelope, roles: Iterable[str], quiet_for: float) -> None:
         """Send a beat to every caller of these roles that heard nothing for `quiet_for` seconds."""
         before = self._loop.time() - quiet_for
         for caller in list(self.callers.values()):
             if caller.info is not None and caller.info.role in roles and caller.said_at <= before:
-                self._say(caller, envelope)
+                self.say(caller, envelope)
 
     def drain(self, reason: str) -> None:
         """Refuse new requests as not-started and tell every caller which of its own still run."""
         self.draining = reason
         for caller in list(self.callers.values()):
-            self._say(caller, (wire.GOAWAY, 0, caller.last_id, reason))
+            self.say(caller, (wire.GOAWAY, 0, caller.last_id, reason))
 
     async def drained(self) -> None:
         """Returns when no handler runs."""
@@ -98,7 +136,7 @@ class Server:
         """
         self._unheard = {caller.routing_id for caller in self.callers.values() if caller.info is not None}
         for routing_id in tuple(self._unheard):
-            self._say(self.callers[routing_id], (wire.PING, 0, FAREWELL, None))
+            self.say(self.callers[routing_id], (wire.PING, 0, FAREWELL, None))
         if self._unheard:
             self._heard.clear()
             with contextlib.suppress(TimeoutError):
@@ -114,14 +152,19 @@ class Server:
             self._flush()
             self._listener.close(linger_ms)
             self._listener = None
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
         self._runner.close()
         self.callers.clear()
 
     # --- what arrives
 
-    def on_message(self, routing_id: bytes, message: bytes) -> None:
+    def on_message(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> None:
         caller = self.callers.get(routing_id)
-        if len(message) > wire.MAX_GREETING and (caller is None or caller.info is None):
+        if (len(message) > wire.MAX_GREETING or chunk is not None) and (
+            caller is None or caller.info is None
+        ):
             self._malformed(caller)
             return
         try:
@@ -132,14 +175,21 @@ class Server:
         now = self._loop.time()
         if caller is None:
             caller = self._meet(routing_id)
+        if caller.outbox.flow.read(len(message) + (0 if chunk is None else len(chunk))):
+            self._touch(caller)
         excess = caller.delay.excess(sent_ms, now * 1000) / 1000
+        if chunk is not None and not wire.is_chunk_alone(envelopes):
+            self._malformed(caller)
+            return
         for envelope in envelopes:
+            if caller.lost:
+                return  # by something that stood before this in the same message
             if not wire.well_formed(envelope):
                 self._malformed(caller)
             elif envelope[0] == wire.REQUEST:
                 self._admit(caller, envelope, now, excess)
             else:
-                self._take(caller, envelope)
+                self._take(caller, envelope, chunk)
 
     def on_malformed(self) -> None:
         self._malformed(None)
@@ -150,11 +200,19 @@ class Server:
         for request in arrived:
             if request.id in request.caller.open:
                 started = self._runner.start(request, started)
+        if self._runner.started_tasks:
+            self._runner.started_tasks = False
+            assert self._tick is not None
+            self._tick.plan()  # right behind their first steps: what these answer leaves in the same turn
 
     def _meet(self, routing_id: bytes) -> Caller:
-        caller = Caller(routing_id, self._max_message, self._cannot_travel)
-        self.callers[routing_id] = caller
+        caller = self.callers[routing_id] = self._stranger(routing_id)
         return caller
+
+    def _stranger(self, routing_id: bytes) -> Caller:
+        limits = self._limits
+        held = Budget(limits.peer_bytes, "rpc.peerBytes")
+        return Caller(routing_id, limits.max_message, self._cannot_travel, Flow(limits.link_window), held)
 
     def _malformed(self, caller: Caller | None) -> None:
         self.counters["malformed"] += 1
@@ -166,12 +224,16 @@ class Server:
     def _refuse_message(self, caller: Caller | None, routing_id: bytes, error: wire.BadMessage) -> None:
         self._malformed(caller)
         if isinstance(error, wire.BadVersion):
-            stranger = caller or Caller(routing_id, self._max_message, self._cannot_travel)
-            self._say(stranger, (wire.REJECT, 0, 0, f"version {wire.VERSION} is spoken here"))
+            stranger = caller or self._stranger(routing_id)
+            self.say(stranger, (wire.REJECT, 0, 0, f"version {wire.VERSION} is spoken here"))
 
-    def _take(self, caller: Caller, envelope: wire.Envelope) -> None:
+    def _take(self, caller: Caller, envelope: wire.Envelope, chunk: memoryview | None) -> None:
         kind = envelope[0]
-        if kind == wire.HELLO:
+        if kind == wire.CREDIT:
+            self._take_credit(caller, envelope)
+        elif kind == wire.CHUNK and chunk is not None:
+            self._take_chunk(caller, envelope[2], chunk, last=not envelope[1] & wire.MORE_CHUNKS)
+        elif kind == wire.HELLO:
             self._greet(caller, envelope[3])
         elif kind == wire.CANCEL:
             request = caller.open.get(envelope[2])
@@ -179,25 +241,43 @@ class Server:
                 self.counters["cancels"] += 1
                 self._runner.cancel(request, errors.Cancelled(origin=self.identity.worker_id))
         elif kind == wire.PING:
-            self._say(caller, (wire.PONG, 0, envelope[2], None))
+            self.say(caller, (wire.PONG, 0, envelope[2], None))
         elif kind == wire.PONG and envelope[2] == FAREWELL:
             self._hears(caller.routing_id)
         elif kind == wire.BYE:
             self._lose(caller.routing_id)
+        elif kind != wire.PONG:
+            self._malformed(caller)
+
+    def _take_credit(self, caller: Caller, envelope: wire.Envelope) -> None:
+        _, _, request_id, items, size = envelope
+        if request_id:
+            request = caller.open.get(request_id)
+            if request is not None and request.on_credit is not None:
+                request.on_credit(items, size)
+        elif not caller.outbox.flow.acked(items):
+            self._malformed(caller)
+        elif caller.outbox:
+            self._touch(caller)
 
     def _greet(self, caller: Caller, facts: dict[str, Any]) -> None:
         try:
             caller.info = read_greeting(facts)
         except BadGreeting as error:
             self.counters["rejected"] += 1
-            self._say(caller, (wire.REJECT, 0, 0, str(error)))
+            self.say(caller, (wire.REJECT, 0, 0, str(error)))
             return
         caller.wants_load = caller.info.role == "orchestrator"
-        caller.outbox.max_message = caller.info.longest(self._max_message)
-        limits = {"maxMessage": self._max_message, "maxInFlight": self._max_in_flight}
-        self._say(caller, (wire.HELLO_OK, 0, 0, self.identity.greeting(limits)))
+        caller.outbox.max_message = caller.info.longest(self._limits.max_message)
+        caller.outbox.flow.window = caller.info.window(self._limits.link_window)
+        limits = {
+            "maxMessage": self._limits.max_message,
+            "maxInFlight": self._limits.run.max_in_flight,
+            "window": self._limits.link_window,
+        }
+        self.say(caller, (wire.HELLO_OK, 0, 0, self.identity.greeting(limits)))
         if self.draining:
-            self._say(caller, (wire.GOAWAY, 0, 0, self.draining))
+            self.say(caller, (wire.GOAWAY, 0, 0, self.draining))
 
     # --- one request's way
 
@@ -206,48 +286,140 @@ class Server:
         if caller.info is None or epoch != self.identity.epoch:
             self.counters["rejected"] += 1
             why = "greet first" if caller.info is None else "it was meant for another start of this worker"
-            self._say(caller, (wire.REJECT, 0, request_id, why))
+            self.say(caller, (wire.REJECT, 0, request_id, why))
             return
         if request_id <= caller.last_id:
             self._malformed(caller)  # ids rise: this one was here before, and runs once
             return
         caller.last_id = request_id
-        refusal = self._refusal(method, flags)
-        if refusal is not None:
-            self._say(caller, self._runner.error(request_id, refusal))
-            return
         left = min(remaining, wire.MAX_REMAINING_MS) / 1000 - excess
-        if left <= 0:
-            self.counters["deadlineDrops"] += 1
-            late = errors.DeadlineExceeded("the deadline passed before it could run", not_started=True)
-            self._say(caller, self._runner.error(request_id, late))
+        handler = self.handlers.get(method)
+        size = len(payload) if not flags & wire.MORE_CHUNKS else wire.announced_size(extras) or 0
+        try:
+            if handler is None:
+                raise self._no_such(method)
+            if flags or left <= 0 or self.draining:
+                self._check(caller, flags, size, left)
+            reserve(size, caller.held, self._held)
+        except errors.WrkError as refusal:
+            self._refuse(caller, handler, request_id, refusal)
             return
-        handler = self.handlers[method]
         request = Request(
-            self._runner, caller, request_id, handler, now, now + left, head, content_type, payload, extras
+            self._runner,
+            caller,
+            request_id,
+            flags,
+            handler,
+            now,
+            now + left,
+            head,
+            content_type,
+            payload,
+            extras,
         )
         caller.open[request_id] = request
-        self._arrived.append(request)
-
-    def _refusal(self, method: str, flags: int) -> errors.WrkError | None:
-        if method not in self.handlers:
-            known = ", ".join(sorted(self.handlers))
-            return errors.MethodNotFound(
-                f"there is no method {method[:128]!r}; there are {known}", not_started=True
-            )
         if flags:
-            return errors.BadRequest("streams and chunked bodies are not offered here", not_started=True)
+            caller.streams += 1
+        if flags & wire.MORE_CHUNKS:
+            request.assembly = Assembly(size)
+            request.late = self._loop.call_at(request.deadline, self._chunks_late, request)
+        else:
+            self._arrived.append(request)
+
+    def _no_such(self, method: str) -> errors.WrkError:
+        known = ", ".join(sorted(self.handlers))
+        return errors.MethodNotFound(f"there is no method {method[:128]!r}; there are {known}")
+
+    def _check(self, caller: Caller, flags: int, size: int, left: float) -> None:
+        limits = self._limits
+        if flags & ~wire.KNOWN_FLAGS or (flags & wire.MORE_CHUNKS and not size):
+            raise errors.BadRequest("the request has flags that are not known here, or a body of no size")
+        if size > limits.max_body:
+            raise errors.BadRequest(f"a body of {size} bytes is longer than rpc.maxBody = {limits.max_body}")
         if self.draining:
-            return errors.Unavailable(f"{self.identity.worker_id} drains: {self.draining}", not_started=True)
-        return None
+            raise errors.Unavailable(f"{self.identity.worker_id} drains: {self.draining}")
+        if left <= 0:
+            raise errors.DeadlineExceeded("the deadline passed before it could run")
+        if flags and caller.streams >= limits.max_streams:
+            text = f"{caller.streams} streams and large bodies are under way already (rpc.maxStreams)"
+            raise errors.CapacityExceeded(text, retry_after_ms=1000)
+
+    def _refuse(
+        self, caller: Caller, handler: Handler | None, request_id: int, refusal: errors.WrkError
+    ) -> None:
+        refusal.not_started = True
+        if isinstance(refusal, errors.DeadlineExceeded):
+            self.counters["deadlineDrops"] += 1
+        if handler is not None:
+            handler.stats.deadline_drops += isinstance(refusal, errors.DeadlineExceeded)
+            handler.stats.refusals += isinstance(refusal, errors.CapacityExceeded)
+        self.say(caller, self._runner.error(request_id, refusal))
+
+    # --- bodies in chunks
+
+    def _take_chunk(self, caller: Caller, request_id: int, chunk: memoryview, *, last: bool) -> None:
+        request = caller.open.get(request_id)
+        if request is None or request.assembly is None:
+            return  # it was refused or given up while it arrived
+        try:
+            complete = request.assembly.add(chunk, last)
+        except ValueError as error:
+            self._malformed(caller)
+            self._runner.turn_away(request, errors.BadRequest(str(error)))
+            return
+        if complete:
+            request.payload, request.assembly = request.assembly.buffer, None
+            if request.late is not None:
+                request.late.cancel()
+            self._arrived.append(request)
+
+    def _chunks_late(self, request: Request) -> None:
+        if request.assembly is not None and request.id in request.caller.open:
+            self._runner.turn_away(
+                request, errors.DeadlineExceeded("the deadline passed while its body arrived")
+            )
 
     # --- what leaves
 
-    def _say(self, caller: Caller, envelope: wire.Envelope, payload_bytes: int = 0) -> None:
-        full = caller.outbox.add(envelope, payload_bytes)
-        if full:
+    def say(self, caller: Caller, envelope: wire.Envelope, payload_bytes: int = 0) -> None:
+        """Say it at the end of this tick, or at once where much waits."""
+        outbox = caller.outbox
+        if outbox.add(envelope, payload_bytes):
             self._flush_one(caller)
+            if outbox.size > self._limits.peer_bytes:
+                self._expel(caller, f"it reads nothing: {outbox.size} bytes wait")
+        else:
+            self._touch(caller)
+
+    def say_body(self, caller: Caller, envelope: wire.Envelope, body: wire.Payload) -> None:
+        """Say what has a large body: that follows in chunks. Or that too much waits for this caller."""
+        waits, limit = caller.outbox.size + caller.outbox.body_bytes, self._limits.peer_bytes
+        if waits + len(body) > limit:
+            full = f"an answer of {len(body)} bytes beside {waits} that wait exceeds rpc.peerBytes = {limit}"
+            self.say(caller, self._runner.error(envelope[2], errors.CapacityExceeded(full)))
             return
+        announced = (envelope[0], envelope[1] | wire.MORE_CHUNKS, *envelope[2:-2], b"", {"size": len(body)})
+        caller.outbox.add_body(envelope[2], body)
+        self.say(caller, announced)
+
+    def plan_items(self, caller: Caller, emit: Callable[[], None]) -> None:
+        """Call `emit` at the end of this tick, or a moment later where many items leave for this caller."""
+        if not caller.pace.fast:
+            assert self._tick is not None
+            self._tick.at_end(emit)
+            return
+        self._held_items.append(emit)
+        if self._holding is None:
+            self._holding = self._loop.call_later(HOLD_SECONDS, self._release_items)
+
+    def _release_items(self) -> None:
+        self._holding = None
+        emits, self._held_items = self._held_items, []
+        for emit in emits:
+            emit()
+
+    def _touch(self, caller: Caller) -> None:
+        """It has something to be said at the end of this tick."""
         dirty = self._dirty
         if not dirty and self._tick is not None:
             self._tick.at_end(self._flush)
@@ -258,23 +430,29 @@ class Server:
             self._flush_one(self._dirty.popitem()[1])
 
     def _flush_one(self, caller: Caller) -> None:
-        if not caller.outbox:
-            return
+        outbox = caller.outbox
         listener = self._listener
         caller.said_at = self._loop.time()
-        if self.piggyback is not None and caller.wants_load:
-            caller.outbox.add((wire.PONG, 0, 0, self.piggyback()))
-        for message in caller.outbox.take(int(caller.said_at * 1000)):
-            if listener is None or not listener.send(caller.routing_id, message):
+        if caller.wants_load and outbox and self.piggyback is not None:
+            outbox.add((wire.PONG, 0, 0, self.piggyback()))
+        for message, chunk in outbox.take(int(caller.said_at * 1000)):
+            if listener is None or not listener.send(caller.routing_id, message, chunk):
                 self._lose(caller.routing_id)
                 return
+
+    def _expel(self, caller: Caller, why: str) -> None:
+        if caller.routing_id in self.callers and self._listener is not None:
+            self.counters["expelled"] += 1
+            self._log.warning("rpc.caller_expelled", caller=_name(caller), reason=why)
+            self._listener.expel(caller.routing_id)
+            self._lose(caller.routing_id)
 
     def _cannot_travel(self, caller: Caller, envelope: wire.Envelope, problem: str) -> None:
         """An answer that does not fit is replaced by one that says so."""
         self._log.error("rpc.answer_cannot_travel", problem=problem)
         if envelope[0] in (wire.REPLY, wire.ERROR):
             sorry = errors.Internal(f"the answer cannot be sent: {problem}")
-            self._say(caller, self._runner.error(envelope[2], sorry))
+            self.say(caller, self._runner.error(envelope[2], sorry))
 
     # --- callers that leave
 
@@ -298,6 +476,7 @@ class Server:
             self._listener.forget(routing_id)
         if caller is None:
             return
+        caller.lost = True
         self.counters["lostCallers"] += 1
         self._dirty.pop(routing_id, None)
         self._runner.abandon(caller)

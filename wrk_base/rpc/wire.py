@@ -53,6 +53,24 @@ BYE: Final = 13
 REJECT: Final = 14
 CHUNK: Final = 15
 
+NAMES: Final = {
+    HELLO: "HELLO",
+    HELLO_OK: "HELLO_OK",
+    REQUEST: "REQUEST",
+    REPLY: "REPLY",
+    ERROR: "ERROR",
+    ITEM: "ITEM",
+    END: "END",
+    CREDIT: "CREDIT",
+    CANCEL: "CANCEL",
+    PING: "PING",
+    PONG: "PONG",
+    GOAWAY: "GOAWAY",
+    BYE: "BYE",
+    REJECT: "REJECT",
+    CHUNK: "CHUNK",
+}
+
 STREAM_WANTED: Final = 1
 MORE_CHUNKS: Final = 2
 WHOLE: Final = 4  # a stream's remaining time bounds all of it; else only its first item
@@ -63,10 +81,12 @@ JSON: Final = 1
 OCTETS: Final = 2
 
 MAX_GREETING: Final = 4096  # bytes; a stranger costs no more than this before it says who it is
+CHUNK_BYTES: Final = 256 * 1024  # a larger body is cut: one big message would hold up all behind it
 MAX_REMAINING_MS: Final = 86_400_000  # a day; also keeps sums of deadlines far from float trouble
 ENVELOPE_BYTES: Final = 128  # an envelope without head and payload is smaller; for byte budgets
 
 Envelope = tuple[Any, ...]
+Payload = bytes | bytearray  # one that came in chunks is a bytearray: making bytes of it would copy it
 
 
 class BadMessage(ValueError):
@@ -162,6 +182,7 @@ def _is_item(e: Envelope) -> bool:
         and type(first) is int
         and type(ctype) is int
         and type(payloads) is tuple
+        and len(payloads) > 0
         and all(type(payload) is bytes for payload in payloads)
     )
 
@@ -217,7 +238,7 @@ _CHECKS: dict[int, Callable[[Envelope], bool]] = {
 def well_formed(envelope: Any) -> bool:
     """Whether the envelope has the fields of its kind; an unknown kind has none."""
     try:
-        return type(envelope) is tuple and _CHECKS[envelope[0]](envelope)
+        return type(envelope) is tuple and type(envelope[0]) is int and _CHECKS[envelope[0]](envelope)
     except (KeyError, IndexError, TypeError, ValueError):
         return False
 
@@ -233,6 +254,17 @@ def readable(fields: dict[str, Any]) -> bool:
     except Exception:  # a value may be any object, and fail in its own way
         return False
     return True
+
+
+def is_chunk_alone(envelopes: tuple[Envelope, ...]) -> bool:
+    """Whether a message is such as may have a second frame."""
+    return len(envelopes) == 1 and well_formed(envelopes[0]) and envelopes[0][0] == CHUNK
+
+
+def announced_size(extras: dict[str, Any] | None) -> int | None:
+    """How many bytes of a body follow in chunks; None where that is not said."""
+    size = extras.get("size") if extras is not None else None
+    return size if type(size) is int and size > 0 else None
 
 
 def pack_head(head: dict[str, Any]) -> bytes:
@@ -264,7 +296,7 @@ def pack_body(body: Any, content_type: int = MSGPACK) -> bytes:
     raise TypeError("a raw body must be bytes")
 
 
-def unpack_body(payload: bytes, content_type: int = MSGPACK) -> Any:
+def unpack_body(payload: Payload, content_type: int = MSGPACK) -> Any:
     """Payload bytes as a body; raises ValueError for everything that is malformed."""
     if content_type == OCTETS:
         return payload

@@ -12,11 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
+import select
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from socket import SHUT_RDWR, socket
 from urllib.parse import urlsplit
 
 import zmq
@@ -34,6 +37,8 @@ DRAIN_MESSAGES = 64  # then the loop gets a turn; each message may carry many en
 DRAIN_SECONDS = 0.001
 DISCARD_FRAMES = 2000  # of one hostile multipart, before the loop gets a turn
 DIAGNOSE_SECONDS = 2.0
+KNOCK_SECONDS = 1.0
+PATROL_SECONDS = 1.0
 
 _DIAL_EVENTS = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -52,6 +57,7 @@ class LinkOptions:
     handshake_timeout: int = 3000
     heartbeat: int = 2000
     heartbeat_timeout: int = 6000
+    max_frames: int = 10_000
 
 
 class ZmqNetwork:
@@ -61,6 +67,9 @@ class ZmqNetwork:
         self.options = options or LinkOptions()
         self.loop = loop
         self.tick = Tick(loop)
+        self._rescued = 0
+        self._driven: set[_Driven] = set()
+        self._patrol: asyncio.TimerHandle | None = None
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 65_535)
 
@@ -76,8 +85,35 @@ class ZmqNetwork:
     async def diagnose(self, endpoint: str) -> str:
         return await _diagnose(endpoint)
 
+    async def host_answers(self, endpoint: str) -> bool:
+        return await _begins_handshake(endpoint)
+
     def close(self) -> None:
+        if self._patrol is not None:
+            self._patrol.cancel()
         self._context.term()
+
+    @property
+    def rescued(self) -> int:
+        return self._rescued
+
+    def enter(self, driven: _Driven) -> None:
+        """A socket is driven from now on, and looked after."""
+        self._driven.add(driven)
+        if self._patrol is None:
+            self._patrol = self.loop.call_later(PATROL_SECONDS, self._look_after)
+
+    def leave(self, driven: _Driven) -> None:
+        self._driven.discard(driven)
+
+    def _look_after(self) -> None:
+        """Find sockets whose wake-up was lost. There should be none: each is counted as a defect."""
+        self._patrol = None
+        for driven in self._driven:
+            if driven.is_forgotten():
+                self._rescued += 1
+        if self._driven:
+            self._patrol = self.loop.call_later(PATROL_SECONDS, self._look_after)
 
     def socket(self, kind: int) -> zmq.Socket[bytes]:
         options, sock = self.options, self._context.socket(kind)
@@ -107,6 +143,7 @@ class _Driven(ABC):
     """A socket, its fd reader, and the rule that no change of EVENTS goes unseen."""
 
     def __init__(self, network: ZmqNetwork, sock: zmq.Socket[bytes]) -> None:
+        self._network = network
         self._loop = network.loop
         self._tick = network.tick
         self._sock = sock
@@ -118,10 +155,29 @@ class _Driven(ABC):
         self._inside = False
         self._discarding = False
         self._open = True
+        self._turns = self._turns_seen = 0
+        self._discarded = 0
 
     def _attach(self) -> None:
         self._loop.add_reader(self._fd, self._drain)
+        self._network.enter(self)
         self._look()  # what arrived before the reader was there gives no signal
+
+    def is_forgotten(self) -> bool:
+        """Whether a message lies here of which nobody was told. It is looked at, then.
+
+        Not while the loop is busy with the socket: what has just arrived has its signal under way. So only
+        a socket without a turn since the last patrol is asked, and its descriptor before EVENTS, which
+        would take the signal away.
+        """
+        idle, self._turns_seen = self._turns == self._turns_seen, self._turns
+        if not idle or self._due or _is_readable(self._fd) or not self._has_news(self._get(_EVENTS)):
+            return False
+        self._look()
+        return True
+
+    def _has_news(self, events: int) -> bool:
+        return bool(events & _POLLIN)
 
     def _look(self) -> None:
         """Read EVENTS once more before the loop sleeps."""
@@ -133,6 +189,7 @@ class _Driven(ABC):
         self._due = False
         if not self._open:
             return
+        self._turns += 1
         with self._tick:  # what it flushes at its end is sent like anything else: EVENTS is read after it
             self._inside = more = True
             try:
@@ -151,16 +208,24 @@ class _Driven(ABC):
         """Drop the rest of a multipart, a slice a turn: a million frames must not stop the loop."""
         for _ in range(DISCARD_FRAMES):
             if not self._get(_RCVMORE):
-                self._discarding = False
+                self._discarding, self._discarded = False, 0
                 return True
             self._recv(_DONTWAIT)
         self._discarding = True
+        self._discarded += DISCARD_FRAMES
+        if self._discarded > self._network.options.max_frames:
+            self._flooded()
         return False
+
+    @abstractmethod
+    def _flooded(self) -> None:
+        """A message goes on beyond `rpc.maxFrames` frames: end the connection that it comes from."""
 
     def _shut(self, linger_ms: int) -> bool:
         if not self._open:
             return False
         self._open = False
+        self._network.leave(self)
         self._loop.remove_reader(self._fd)
         self._sock.close(linger_ms)
         return True
@@ -180,13 +245,18 @@ class ZmqListener(_Driven):
         self._fd_of: dict[bytes, int] = {}
         self._ids_of: defaultdict[int, set[bytes]] = defaultdict(set)
         self._lost_fds: list[int] = []
+        self._sender = b""
         self._monitor = _Monitor(network.loop, sock, zmq.EVENT_DISCONNECTED, self._on_disconnected)
         self._attach()
 
-    def send(self, routing_id: bytes, message: bytes) -> bool:
+    def send(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> bool:
         try:
             self._send(routing_id, _SNDMORE | _DONTWAIT)
-            self._send(message, _DONTWAIT)
+            if chunk is None:
+                self._send(message, _DONTWAIT)
+            else:
+                self._send(message, _SNDMORE | _DONTWAIT)
+                self._send(chunk, _DONTWAIT, False)  # not copied: ZeroMQ sends from the body's own memory
         except zmq.ZMQError as error:
             if error.errno in (errno.EHOSTUNREACH, zmq.EAGAIN, zmq.ENOTSOCK):
                 return False  # gone, or this listener is closed
@@ -194,6 +264,13 @@ class ZmqListener(_Driven):
         if not self._inside and self._get(_EVENTS) & _POLLIN:
             self._look()
         return True
+
+    def expel(self, routing_id: bytes) -> None:
+        fd = self._fd_of.get(routing_id)
+        if fd is None:
+            return
+        with contextlib.suppress(OSError), socket(fileno=os.dup(fd)) as connection:
+            connection.shutdown(SHUT_RDWR)  # of the connection itself: ZeroMQ then notices its end
 
     def forget(self, routing_id: bytes) -> None:
         fd = self._fd_of.pop(routing_id, None)
@@ -228,17 +305,24 @@ class ZmqListener(_Driven):
         return more if more or not self._lost_fds else self._doubt_again()
 
     def _receive_one(self) -> None:
-        routing_id = self._recv(_DONTWAIT)
+        routing_id = self._sender = self._recv(_DONTWAIT)
         if not self._get(_RCVMORE):
             self._events.on_malformed()
             return
         known = routing_id in self._fd_of
         message = self._recv(_DONTWAIT) if known else self._receive_first(routing_id)
-        if self._get(_RCVMORE):
+        if not self._get(_RCVMORE):
+            self._events.on_message(routing_id, message)
+            return
+        chunk = self._recv(_DONTWAIT, copy=False).buffer
+        if not self._get(_RCVMORE):
+            self._events.on_message(routing_id, message, chunk)
+        else:
             self._discard()
             self._events.on_malformed()
-        else:
-            self._events.on_message(routing_id, message)
+
+    def _flooded(self) -> None:
+        self.expel(self._sender)
 
     def _receive_first(self, routing_id: bytes) -> bytes:
         """The first message of a peer also tells its connection, to notice later that it is lost."""
@@ -295,11 +379,15 @@ class ZmqLink(_Driven):
             network.loop.call_soon(self._lost, reason)
         self._attach()
 
-    def send(self, message: bytes) -> bool:
+    def send(self, message: bytes, chunk: memoryview | None = None) -> bool:
         if not self._up:
             return False
         try:
-            self._send(message, _DONTWAIT)
+            if chunk is None:
+                self._send(message, _DONTWAIT)
+            else:
+                self._send(message, _SNDMORE | _DONTWAIT)
+                self._send(chunk, _DONTWAIT, False)
         except zmq.Again:
             self._look()
             return False
@@ -337,14 +425,24 @@ class ZmqLink(_Driven):
         if self._up and not events & _POLLOUT and not events & _POLLIN:
             self._lost("the connection was lost")
             return False
-        return bool(events & _POLLIN) or bool(events & _POLLOUT) != self._up
+        return self._has_news(events)
 
     def _receive_one(self) -> None:
         message = self._recv(_DONTWAIT)
+        if not self._get(_RCVMORE):
+            self._events.on_message(message)
+            return
+        chunk = self._recv(_DONTWAIT, copy=False).buffer
         if self._get(_RCVMORE):
             self._discard()
         else:
-            self._events.on_message(message)
+            self._events.on_message(message, chunk)
+
+    def _has_news(self, events: int) -> bool:
+        return bool(events & _POLLIN) or bool(events & _POLLOUT) != self._up
+
+    def _flooded(self) -> None:
+        self._lost(f"its message has more than rpc.maxFrames = {self._network.options.max_frames} frames")
 
     def _came_up(self) -> None:
         self._up = True
@@ -372,7 +470,7 @@ class _NoLink:
     def __init__(self, network: ZmqNetwork, events: LinkEvents, reason: str) -> None:
         self._telling = network.loop.call_soon(events.on_down, reason)
 
-    def send(self, message: bytes) -> bool:
+    def send(self, message: bytes, chunk: memoryview | None = None) -> bool:
         return False
 
     def close(self, linger_ms: int = 0) -> None:
@@ -417,6 +515,12 @@ class _Monitor:
             self._pair.close(0)
 
 
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
     """Bind and return the real endpoint; a port of 0 is chosen by the kernel."""
     try:
@@ -434,6 +538,21 @@ def _bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
             f"cannot listen on {endpoint}: {error.strerror}. Check --interface and --rpc.port"
         ) from None
     return str(sock.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
+
+
+async def _begins_handshake(endpoint: str) -> bool:
+    """The kernel accepts connections for a stopped process, too; the first bytes of ZMTP come from
+    ZeroMQ's own thread, which a stuck event loop does not hold up."""
+    where = urlsplit(endpoint)
+    try:
+        async with asyncio.timeout(KNOCK_SECONDS):
+            reader, writer = await asyncio.open_connection(where.hostname, where.port)
+            try:
+                return (await reader.readexactly(1)) == b"\xff"
+            finally:
+                writer.close()
+    except (OSError, ValueError, EOFError, TimeoutError):
+        return False
 
 
 async def _diagnose(endpoint: str) -> str:

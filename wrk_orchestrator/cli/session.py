@@ -20,8 +20,8 @@ from wrk_base.config import Settings
 from wrk_base.discovery import Discovery, Found
 from wrk_base.discovery.static import StaticDiscovery
 from wrk_base.errors import SettingsError
-from wrk_base.rpc.client import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.zmq_link import LinkOptions, ZmqNetwork
 from wrk_base.settings_loader import load
