@@ -31,7 +31,8 @@ from wrk_base.rpc.zmq_link import ZmqNetwork
 
 ROUNDS = 3
 ITEMS = 200_000
-FIRSTS = 2_000
+BLOCKS, BLOCK = 10, 100
+REST_SECONDS = 0.002
 STREAMS, PER_SECOND = 500, 50
 RELAY_SECONDS = 6.0
 LINKS = 1_000
@@ -49,16 +50,24 @@ async def _rate(endpoint: str) -> float:
 
 
 async def _first_and_unary(endpoint: str) -> tuple[float, float]:
-    """Median microseconds until the first item, and of a unary call, taken in turns."""
-    firsts, calls = [], []
+    """Median microseconds until the first item of a stream that goes on, and of a unary call.
+
+    In blocks that take turns, and each after the same rest: a core that has gone to sleep wakes up late.
+    """
+    firsts: list[float] = []
+    calls: list[float] = []
     async with client() as peers:
-        for _ in range(FIRSTS):
-            begun = time.perf_counter()
-            async for _ in peers.stream(endpoint, "count", 1, timeout=10.0):
-                firsts.append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-            await peers.request(endpoint, "echo", 1, timeout=10.0)
-            calls.append(time.perf_counter() - begun)
+        for _ in range(BLOCKS):
+            for _ in range(BLOCK):
+                await asyncio.sleep(REST_SECONDS)
+                begun = time.perf_counter()
+                async for _ in peers.stream(endpoint, "speak", 1, timeout=10.0):
+                    firsts.append(time.perf_counter() - begun)
+            for _ in range(BLOCK):
+                await asyncio.sleep(REST_SECONDS)
+                begun = time.perf_counter()
+                await peers.request(endpoint, "echo", 1, timeout=10.0)
+                calls.append(time.perf_counter() - begun)
     return statistics.median(firsts) * 1e6, statistics.median(calls) * 1e6
 
 
@@ -87,7 +96,7 @@ async def _forwarded(orchestrator: str, pid: int) -> tuple[float, float]:
 def _relayed(rate: int) -> float:
     """Microseconds of a bare relay's CPU an item, fed by two processes with `rate` items a second in all."""
     with ExitStack() as stack:
-        sink = zmq.Context.instance().socket(zmq.PULL)
+        sink: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         stack.callback(sink.close, 0)
         sink.rcvhwm = 0
         out = f"tcp://127.0.0.1:{sink.bind_to_random_port('tcp://127.0.0.1')}"

@@ -10,6 +10,7 @@ code raises is shown with its traceback. The first SIGINT or SIGTERM drains, a s
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import importlib
 import os
@@ -47,6 +48,7 @@ RACK_PREFIX = "wrk-rack-"
 DESCRIPTORS = 65_536  # two a link, two a caller; the soft limit of 1,024 ends at some 250 racks
 LOOPBACK = "127.0.0.1"
 THREADS_SECONDS = 2.0  # for threads of handlers to end once the worker has stopped
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than before, then rounds of the generation below
 
 USAGE = """usage: wrk worker --wtype TYPE [--rack NAME] [--env development|production|staging|test] [--debug]
@@ -219,6 +221,7 @@ def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mappi
     lock = state.lock(prefix)
     try:
         own = state.identity(prefix, arguments.rack, rng)
+        _keep_freed_memory()
         _spare_the_collector()
         identity = Identity(own.instance_id, own.epoch, kind.role, arguments.rack)
         return _run_to_the_end(_live(kind, loaded, arguments, identity, state.path, prefix, rng))
@@ -343,6 +346,17 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what large bodies leave behind, up to 64 MiB, instead of giving it back each time.
+
+    Every page that is fetched again costs a fault: with bodies of 1 MiB they took half of the time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not on macOS, not with musl
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024)  # glibc takes no more
+        mallopt(M_TRIM_THRESHOLD, 64 * 1024 * 1024)
 
 
 def raise_descriptor_limit() -> None:

@@ -361,6 +361,7 @@ class Worker:
             "methods": used,
             "inFlight": self.server.in_flight,
             "waiting": self.server.waiting,
+            "heldBytes": self.server.held_bytes,
             "callers": len(self.server.callers),
             "counters": {
                 **self.server.counters,

@@ -428,6 +428,11 @@ class Peer(Line):
         return not self._table.entries
 
     @property
+    def open_calls(self) -> tuple[int, ...]:
+        """Ids of the calls that have no end yet."""
+        return tuple(self._table.entries)
+
+    @property
     def late_answers(self) -> int:
         return self._table.unmatched
 

@@ -120,6 +120,11 @@ class Peers:
         peers = (*self._held.values(), *self._borrowed.values())
         return self._late_before + sum(peer.late_answers for peer in peers)
 
+    @property
+    def rescued(self) -> int:
+        """Wake-ups that were lost and found by looking, on all links of this process."""
+        return self._network.rescued
+
     def stats(self) -> dict[str, Any]:
         """As the consolidated status shows it."""
         peers = [*self._held.values(), *self._borrowed.values()]

@@ -30,6 +30,7 @@ class Caller:
         "held",
         "info",
         "last_id",
+        "load_due",
         "lost",
         "malformed",
         "open",
@@ -56,6 +57,7 @@ class Caller:
         self.malformed = 0
         self.said_at = 0.0
         self.wants_load = False
+        self.load_due = 0.0
         self.streams = 0
         self.held = held
         self.pace = Pace()

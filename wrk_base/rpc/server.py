@@ -30,6 +30,7 @@ from .tick import Tick
 
 DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until ROUTER surely knows of it
 MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
+LOAD_SECONDS = 0.01  # a load that is younger tells an orchestrator nothing that its own leases do not
 FAREWELL = 1  # id of the PING whose PONG says that a caller has read everything before it
 
 
@@ -105,6 +106,11 @@ class Server:
     @property
     def in_flight(self) -> int:
         return self._runner.in_flight
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of open requests, and of answers that arrive in chunks."""
+        return self._held.used
 
     @property
     def waiting(self) -> int:
@@ -433,7 +439,8 @@ class Server:
         outbox = caller.outbox
         listener = self._listener
         caller.said_at = self._loop.time()
-        if caller.wants_load and outbox and self.piggyback is not None:
+        if caller.wants_load and outbox and self.piggyback is not None and caller.said_at >= caller.load_due:
+            caller.load_due = caller.said_at + LOAD_SECONDS
             outbox.add((wire.PONG, 0, 0, self.piggyback()))
         for message, chunk in outbox.take(int(caller.said_at * 1000)):
             if listener is None or not listener.send(caller.routing_id, message, chunk):
