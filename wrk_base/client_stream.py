@@ -13,23 +13,10 @@ from .rpc.streams import Stream
 
 
 class Begun(NamedTuple):
-    """A stream whose first item is there, or which ended without one."""
+    """A stream whose first item is there; or which ended without one, and then `first` is empty."""
 
-    stream: Stream
     items: AsyncIterator[Any]
     first: tuple[Any, ...]
-
-
-async def begin_stream(stream: Stream) -> Begun:
-    """Send it and wait for its first item; raises `WrkError`."""
-    items = aiter(stream)
-    try:
-        return Begun(stream, items, (await anext(items),))
-    except StopAsyncIteration:
-        return Begun(stream, items, ())
-    except BaseException:  # cancelled, say: what is raised keeps this frame alive, and with it the reader
-        await stream.aclose()
-        raise
 
 
 class ClientStream:
@@ -39,9 +26,10 @@ class ClientStream:
     said besides: `workerId`, `attempts`, and what the rack adds. `received` counts items.
     """
 
-    def __init__(self, begin: Callable[[], Awaitable[Begun]]) -> None:
-        self._begin: Callable[[], Awaitable[Begun]] | None = begin
+    def __init__(self, begin: Begin) -> None:
+        self._begin: Begin | None = begin
         self._stream: Stream | None = None
+        self._closed = False
 
     @property
     def value(self) -> Any:
@@ -68,13 +56,28 @@ class ClientStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop reading; the rack is told. Harmless when it is over."""
-        self._begin = None
+        """Stop reading; the rack is told, and whoever waits for an item gets none. Harmless at the end."""
+        self._closed = True
         if self._stream is not None:
             await self._stream.aclose()
 
-    def _settle(self, stream: Stream) -> None:
+    async def first_of(self, stream: Stream) -> Begun:
+        """Try `stream`: send it and wait for its first item. Raises `WrkError`."""
         self._stream = stream
+        items = aiter(stream)
+        try:
+            if self._closed:
+                await stream.aclose()
+            return Begun(items, (await anext(items),))
+        except StopAsyncIteration:
+            return Begun(items, ())
+        except BaseException:  # it keeps this frame alive, and with it the reader
+            await stream.aclose()
+            raise
+
+
+Begin = Callable[[ClientStream], Awaitable[Begun]]
+"""Finds an orchestrator for a stream, by `first_of` at each."""
 
 
 class _Items:
@@ -82,9 +85,9 @@ class _Items:
 
     __slots__ = ("_begin", "_items", "_stream")
 
-    def __init__(self, stream: ClientStream, begin: Callable[[], Awaitable[Begun]]) -> None:
+    def __init__(self, stream: ClientStream, begin: Begin) -> None:
         self._stream = stream
-        self._begin: Callable[[], Awaitable[Begun]] | None = begin
+        self._begin: Begin | None = begin
         self._items: AsyncIterator[Any] | None = None
 
     def __aiter__(self) -> _Items:
@@ -96,9 +99,7 @@ class _Items:
         if self._begin is None:  # it did not even begin, and has said so
             raise StopAsyncIteration
         begin, self._begin = self._begin, None
-        begun = await begin()
-        self._items = begun.items
-        self._stream._settle(begun.stream)
-        if not begun.first:
+        self._items, first = await begin(self._stream)
+        if not first:
             raise StopAsyncIteration
-        return begun.first[0]
+        return first[0]

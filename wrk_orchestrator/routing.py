@@ -239,6 +239,10 @@ class Route:
         self._asker.fail(error)
 
     @property
+    def deadline(self) -> float:
+        return self._question.deadline
+
+    @property
     def now(self) -> float:
         return self._router.loop.time()
 
@@ -288,6 +292,7 @@ class Attempt(StreamCall):
 
     def __init__(self, route: Route, lease: Lease, started: float) -> None:
         super().__init__()
+        self.until = route.deadline
         self._route, self._lease, self._started = route, lease, started
         self._granted = FIRST_ITEMS
         self._first_at = 0.0

@@ -23,8 +23,8 @@ from wrk_base.config import Settings
 from wrk_base.discovery import Discovery, combine
 from wrk_base.discovery.static import StaticDiscovery
 from wrk_base.rack import Rack
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.settings_loader import load
 from wrk_base.worker import Worker, WorkerContext

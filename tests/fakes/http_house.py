@@ -137,7 +137,7 @@ class Raw:
 
 
 def settings_of(**changes: Any) -> Settings:
-    return msgspec.structs.replace(Settings(), port=0, rpc=RpcSettings(port=0), **changes)
+    return msgspec.structs.replace(Settings(), **{"port": 0, "rpc": RpcSettings(port=0), **changes})
 
 
 def context_of(

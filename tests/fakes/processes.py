@@ -27,8 +27,8 @@ from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.zmq_link import ZmqNetwork
 

@@ -16,8 +16,8 @@ from tests.fakes.network import FakeNetwork
 from tests.fakes.virtual_time import VirtualLoop
 from wrk_base.rpc import wire
 from wrk_base.rpc.client import Peer, PeerEvents
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.link import Network
 from wrk_base.rpc.runner import RunLimits
 from wrk_base.rpc.server import Server, ServerLimits

@@ -25,8 +25,8 @@ import uvloop
 
 from tests.fakes.rpc import ANY_PORT, CLIENT, RecordedLog
 from wrk_base.rpc.client import Peer
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.server import Server
 from wrk_base.rpc.zmq_link import ZmqNetwork
 

@@ -13,8 +13,19 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes.aio import LoopName, eventually, open_files, run
-from tests.fakes.http_house import REGISTER, ROUTE, Raw, get, house, network, running, service_of, settings_of
-from wrk_base.config import HttpSettings, StopSettings
+from tests.fakes.http_house import (
+    REGISTER,
+    ROUTE,
+    House,
+    Raw,
+    get,
+    house,
+    network,
+    running,
+    service_of,
+    settings_of,
+)
+from wrk_base.config import HttpSettings, RpcSettings, StopSettings
 from wrk_orchestrator.http.app import App
 from wrk_orchestrator.http.server import HttpServer
 
@@ -74,15 +85,39 @@ def test_the_limit_itself_is_within_the_limit(tmp_path: Path) -> None:
     run(story())
 
 
+@pytest.mark.xfail(strict=True, reason="Inference._check_size still wants every body to fit into one message")
 def test_a_body_that_no_link_can_carry_is_413_and_no_worker_is_blamed(tmp_path: Path) -> None:
     async def story() -> None:
-        async with house(tmp_path) as h:
+        async with house(tmp_path, rpc=RpcSettings(port=0, max_body=1_048_576)) as h:
             heavy = await h.route("x" * 1_048_576)
             assert (heavy.status_code, heavy.json()["error"]["code"]) == (413, "ERR_BAD_REQUEST")
             assert heavy.json()["error"]["data"] == {"limitBytes": 1_048_576}
-            assert (await h.route("x" * 1_000_000)).status_code == 200
-            stats = h.service.load_balancing_stats()["workers"]["r1-1"]
-            assert (stats["requestCount"], stats["failureCount"]) == (1, 0)
+            assert (await h.route("x" * (1_048_576 - 2))).status_code == 200  # the quotes are sent, too
+            assert calls_of(h) == (1, 0)
+
+    run(story())
+
+
+def test_a_head_that_no_link_can_carry_is_413_and_no_worker_is_blamed(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house(tmp_path) as h:
+            heavy = await h.route(options={"note": "x" * 1_048_576})
+            assert (heavy.status_code, heavy.json()["error"]["code"]) == (413, "ERR_BAD_REQUEST")
+            assert heavy.json()["error"]["data"] == {"limitBytes": 1_048_576}
+            assert (await h.route(options={"note": "x" * 1_000_000})).status_code == 200
+            assert calls_of(h) == (1, 0)
+
+    run(story())
+
+
+@pytest.mark.xfail(strict=True, reason="Inference._check_size still wants every body to fit into one message")
+def test_a_body_longer_than_a_message_reaches_the_rack_and_comes_back(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house(tmp_path) as h:
+            answer = await h.route("x" * 5_000_000)
+            assert answer.status_code == 200
+            assert answer.json()["result"] == "x" * 5_000_000
+            assert calls_of(h) == (1, 0)
 
     run(story())
 
@@ -369,3 +404,9 @@ def test_it_can_be_started_anew_on_its_port_with_what_was_registered_by_hand(tmp
             await second.stop()
 
     run(story())
+
+
+def calls_of(house: House) -> tuple[int, int]:
+    """How many requests its rack got, and how many of them failed."""
+    stats = house.service.load_balancing_stats()["workers"]["r1-1"]
+    return stats["requestCount"], stats["failureCount"]

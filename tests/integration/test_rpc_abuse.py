@@ -24,6 +24,7 @@ from wrk_base.rpc.zmq_link import LinkOptions, ZmqNetwork
 
 HANDSHAKE_MS = 300
 MAX_MESSAGE = 1_048_576
+MAX_FRAMES = 10_000
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)  # ZMTP 3.0, as a client begins ...
 _READY = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
 READY = b"\x04" + bytes([len(_READY)]) + _READY  # ... and ends its handshake
@@ -119,6 +120,27 @@ async def heard(sock: zmq.Socket[bytes], count: int) -> list[wire.Envelope]:
     return envelopes
 
 
+@contextmanager
+def bare_router() -> Iterator[zmq.Socket[bytes]]:
+    """A server by hand."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.setsockopt(zmq.LINGER, 0)
+        router.bind("tcp://127.0.0.1:*")
+        yield router
+
+
+async def received(router: zmq.Socket[bytes]) -> list[bytes]:
+    await eventually(lambda: router.poll(0))
+    return router.recv_multipart()
+
+
+async def answer(router: zmq.Socket[bytes], routing_id: bytes) -> None:
+    """Greet a caller, and answer its first call with 7."""
+    router.send_multipart([routing_id, wire.encode([(wire.HELLO_OK, 0, 0, CLIENT.greeting({}))], 0)])
+    await received(router)
+    router.send_multipart([routing_id, wire.encode([(wire.REPLY, 0, 1, None, 0, b"\x07", None)], 0)])
+
+
 # --- messages that are none
 
 
@@ -190,7 +212,7 @@ def test_a_message_of_very_many_empty_things_is_only_slow() -> None:
 # --- frames
 
 
-@pytest.mark.parametrize("frames", [2, 3, 20_000])
+@pytest.mark.parametrize("frames", [2, 3, 5_000])
 def test_a_message_of_many_frames_is_discarded_and_the_next_one_is_intact(frames: int) -> None:
     async def attack(scene: Scene) -> None:
         with scene.zmq() as sock:
@@ -204,21 +226,47 @@ def test_a_message_of_many_frames_is_discarded_and_the_next_one_is_intact(frames
     survives(attack)
 
 
+def test_a_message_of_far_too_many_frames_costs_its_sender_the_connection() -> None:
+    async def attack(scene: Scene) -> None:
+        with scene.zmq(RECONNECT_IVL=-1) as sock:
+            sock.send(HELLO)
+            await heard(sock, 1)
+            before = scene.server.counters["lostCallers"]
+            sock.send_multipart([b""] * 2 * MAX_FRAMES)
+            await eventually(lambda: scene.server.counters["lostCallers"] == before + 1)
+            await scene.counted(1)
+            await eventually(lambda: not sock.poll(0, zmq.POLLOUT))
+
+    survives(attack)
+
+
 def test_many_frames_to_a_client_are_discarded_too() -> None:
     async def attack(scene: Scene) -> None:
-        with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-            router.setsockopt(zmq.LINGER, 0)
-            port = router.bind_to_random_port("tcp://127.0.0.1")
-            peer = scene.house.peer(f"tcp://127.0.0.1:{port}")
+        with bare_router() as router:
+            peer = scene.house.peer(router.last_endpoint.decode())
             call = asyncio.create_task(ask(peer))
-            await eventually(lambda: router.poll(0))
-            routing_id, _hello = router.recv_multipart()
-            router.send_multipart([routing_id, *[b""] * 20_000])
-            router.send_multipart([routing_id, wire.encode([(wire.HELLO_OK, 0, 0, CLIENT.greeting({}))], 0)])
-            await eventually(lambda: router.poll(0))
-            router.recv_multipart()
-            router.send_multipart([routing_id, wire.encode([(wire.REPLY, 0, 1, None, 0, b"\x07", None)], 0)])
+            routing_id, _hello = await received(router)
+            router.send_multipart([routing_id, *[b""] * 5_000])
+            await answer(router, routing_id)
             assert await call == 7
+            peer.close()
+
+    survives(attack)
+
+
+def test_a_server_that_sends_far_too_many_frames_loses_the_link_and_may_come_again() -> None:
+    async def attack(scene: Scene) -> None:
+        with bare_router() as router:
+            happened = Happenings()
+            peer = scene.house.peer(router.last_endpoint.decode(), events=happened)
+            call = asyncio.create_task(ask(peer))
+            routing_id, _hello = await received(router)
+            router.send_multipart([routing_id, *[b""] * 2 * MAX_FRAMES])
+            await happened.until(lambda: happened.story)
+            assert happened.story == [f"down: its message has more than rpc.maxFrames = {MAX_FRAMES} frames"]
+            routing_id, _hello = await received(router)
+            await answer(router, routing_id)
+            assert await call == 7, "it waited for a link"
             peer.close()
 
     survives(attack)

@@ -21,8 +21,8 @@ from tests.fakes.virtual_time import run_virtual
 from wrk_base import errors
 from wrk_base.discovery import DiscoveryFailed, Found
 from wrk_base.discovery.advert import Advert
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.server import Server
 from wrk_orchestrator.cli.search import FIND_SECONDS, LIKELY_SECONDS, Search

@@ -18,8 +18,8 @@ from tests.fakes.rpc import RecordedLog
 from wrk_base import contract, errors
 from wrk_base.discovery import Found
 from wrk_base.enrolment import DIAL_BACK_SECONDS, FORGET_SECONDS, Enrolment
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.request import Request
 from wrk_base.rpc.server import Server

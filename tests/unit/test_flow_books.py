@@ -171,9 +171,6 @@ def test_all_is_held_back_while_the_window_is_used_up_but_for_what_was_read() ->
     assert not box
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Outbox.take hands out all that was held back as soon as one byte is free"
-)
 def test_what_was_held_back_leaves_no_faster_than_the_window_allows() -> None:
     box = outbox()
     box.flow.sent(WINDOW)

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrk_base.rpc import wire
-from wrk_base.rpc.flow import ACK_BYTES, BULK_WINDOW, Flow
+from wrk_base.rpc.flow import Flow
 from wrk_base.rpc.outbox import COALESCE_BYTES, COALESCE_COUNT, Message, Outbox
 
 LIMIT = 2000
-WINDOW = 8 * BULK_WINDOW
+WINDOW = 100 * COALESCE_BYTES  # nothing of this waits for its reader
 
 
 class Odd:
@@ -27,9 +27,7 @@ def reply(number: int, size: int) -> wire.Envelope:
 def sealed(envelopes: list[wire.Envelope], limit: int = LIMIT) -> tuple[list[bytes], list[tuple[int, str]]]:
     """(messages, (id, problem) of what could not travel)."""
     left_behind: list[tuple[int, str]] = []
-    outbox = Outbox(
-        limit, lambda envelope, problem: left_behind.append((envelope[2], problem)), Flow(WINDOW)
-    )
+    outbox = Outbox(limit, lambda envelope, problem: left_behind.append((envelope[2], problem)), Flow(WINDOW))
     for envelope in envelopes:
         outbox.add(envelope, len(envelope[5]))
     assert bool(outbox) == bool(envelopes)
@@ -45,9 +43,9 @@ def firsts(messages: list[Message]) -> list[bytes]:
     return [message for message, _ in messages]
 
 
-def empty(limit: int = 10 * COALESCE_BYTES, window: int = WINDOW) -> Outbox:
+def empty() -> Outbox:
     """One whose envelopes all travel."""
-    return Outbox(limit, lambda envelope, problem: pytest.fail(problem), Flow(window))
+    return Outbox(10 * COALESCE_BYTES, lambda envelope, problem: pytest.fail(problem), Flow(WINDOW))
 
 
 def ids(messages: list[bytes]) -> list[int]:
@@ -128,78 +126,9 @@ def test_many_that_wait_ask_to_leave_at_once() -> None:
 
 
 def test_clear_forgets_what_waits() -> None:
-    outbox = empty(LIMIT)
+    outbox = empty()
     outbox.add(reply(1, COALESCE_BYTES), COALESCE_BYTES)
     outbox.add_body(1, b"x" * 10)
     outbox.clear()
     assert (outbox.take(0), outbox.size, bool(outbox)) == ([], 0, False)
     assert outbox.add(reply(2, 1), 1) is False
-
-
-# --- large bodies
-
-
-def told(messages: list[Message]) -> list[tuple[int, int]]:
-    """(kind, id) of the first envelope of each message."""
-    return [(wire.decode(message)[1][0][0], wire.decode(message)[1][0][2]) for message, _ in messages]
-
-
-def test_a_body_leaves_in_chunks_behind_all_envelopes_and_the_last_one_says_so() -> None:
-    outbox = empty()
-    body = bytes(range(256)) * (wire.CHUNK_BYTES // 256) + b"the rest"
-    outbox.add_body(2, body)
-    outbox.add(reply(1, 10), 10)
-    messages = outbox.take(0)
-    assert told(messages) == [(wire.REPLY, 1), (wire.CHUNK, 2), (wire.CHUNK, 2)]
-    chunks = [bytes(chunk) for _, chunk in messages if chunk is not None]
-    assert [len(chunk) for chunk in chunks] == [wire.CHUNK_BYTES, len(b"the rest")]
-    assert b"".join(chunks) == body
-    assert [wire.decode(message)[1][0][1] for message, _ in messages[1:]] == [wire.MORE_CHUNKS, 0]
-    assert not outbox
-
-
-def test_several_bodies_take_turns_and_one_that_nobody_wants_holds_up_none() -> None:
-    outbox = empty()
-    for number in (1, 2, 3):
-        outbox.add_body(number, b"x" * (wire.CHUNK_BYTES + 1))
-    outbox.drop_body(2)
-    assert told(outbox.take(0)) == [(wire.CHUNK, number) for number in (1, 3, 1, 3)]
-
-
-# --- no more under way than the reader has room for
-
-
-def test_chunks_wait_for_a_reader_long_before_envelopes_do() -> None:
-    outbox = empty()
-    outbox.add_body(1, b"x" * (2 * BULK_WINDOW))
-    sent = outbox.take(0)
-    assert len(sent) == BULK_WINDOW // wire.CHUNK_BYTES
-    assert outbox.take(0) == []
-    outbox.add(reply(2, 10), 10)
-    assert told(outbox.take(0)) == [(wire.REPLY, 2)], "a small call waits behind no large body"
-    assert outbox.flow.acked(sum(len(message) + len(chunk or b"") for message, chunk in sent))
-    assert told(outbox.take(0))[0] == (wire.CHUNK, 1)
-
-
-def test_envelopes_wait_until_the_reader_has_room_again_and_then_leave_in_order() -> None:
-    outbox = empty(window=1000)
-    outbox.add(reply(1, 1000), 1000)
-    (first,) = firsts(outbox.take(0))
-    for number in (2, 3):
-        outbox.add(reply(number, 10), 10)
-    assert outbox.take(0) == []
-    assert outbox
-    assert outbox.size == 2 * (10 + wire.ENVELOPE_BYTES), "its owner can see how much waits"
-    assert outbox.flow.acked(len(first))
-    assert ids(firsts(outbox.take(0))) == [2, 3]
-
-
-def test_what_was_read_is_said_even_while_nothing_else_may_leave() -> None:
-    outbox = empty(window=1000)
-    outbox.add(reply(1, 1000), 1000)
-    outbox.take(0)
-    outbox.add(reply(2, 10), 10)
-    assert outbox.flow.read(ACK_BYTES)
-    (message,) = firsts(outbox.take(0))
-    assert wire.decode(message)[1] == ((wire.CREDIT, 0, 0, ACK_BYTES, 0),)
-    assert outbox.take(0) == [], "once"

@@ -207,21 +207,6 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_sent() -> None:
     told(story)
 
 
-def test_a_body_that_the_server_finds_too_long_is_refused_while_it_arrives() -> None:
-    async def story(house: House) -> None:
-        diary = Diary(house.serve(max_body=MAX_MESSAGE))
-        peer = house.peer()
-        with pytest.raises(errors.BadRequest, match=f"rpc.maxBody = {MAX_MESSAGE}") as refusal:
-            await ask(peer, "note", "x" * MAX_MESSAGE)
-        assert refusal.value.not_started
-        longest = "x" * (MAX_MESSAGE - 5)  # five bytes say that it is a text, and how long
-        assert await ask(peer, "note", longest) == longest
-        assert diary.begun == [longest]
-        assert len(house.fake.dials) == 1
-
-    told(story)
-
-
 def test_an_answer_that_is_too_long_is_refused_by_its_caller_and_the_link_lives() -> None:
     async def story(house: House) -> None:
         house.serve().respond("long", lambda body: "x" * MAX_MESSAGE)

@@ -234,6 +234,20 @@ def test_a_request_whose_deadline_passes_behind_a_slow_handler_is_not_run() -> N
     told(story)
 
 
+def test_a_request_that_waits_for_a_slot_past_its_deadline_is_counted_as_dropped() -> None:
+    async def story(house: House) -> None:
+        server = house.serve(max_in_flight=1)
+        diary = Diary(server)
+        guest = await house.guest()
+        await guest.say(request(1, "wait"), request(2, "wait", remaining=1000))
+        ((_, _, call_id, _, name, *_),) = await guest.hears(wire.ERROR)
+        assert (call_id, name, diary.begun) == (2, "ERR_DEADLINE_EXCEEDED", [None])
+        assert server.counters["deadlineDrops"] == 1
+        assert server.handlers["wait"].stats.deadline_drops == 1
+
+    told(story)
+
+
 @pytest.mark.parametrize("remaining", [0, -1, -(2**60)])
 def test_a_request_that_has_no_time_left_is_not_run(remaining: int) -> None:
     async def story(house: House) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.fakes.rpc import CLIENT, EPOCH, House, ask, request, told
 from wrk_base import errors
 from wrk_base.rpc import wire
+from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.server import MALFORMED_LOGGED
 
 # --- greetings
@@ -223,6 +224,25 @@ def test_a_ping_is_answered_both_ways_and_a_beat_carries_the_load() -> None:
         server.tell(beat, ("orchestrator",), quiet_for=0.0)  # it is none
         await asyncio.sleep(5.0)
         assert len(guest.of(wire.PONG)) == 2
+
+    told(story)
+
+
+def test_loads_do_not_pile_up_for_an_orchestrator_that_does_not_read() -> None:
+    async def story(house: House) -> None:
+        server = house.serve()
+        server.piggyback = lambda: {"load": {"inFlight": 0}}
+        stranger = house.stranger()
+        await stranger.greet(Identity("orc-1", epoch=1, role="orchestrator"))
+        await stranger.hears(wire.HELLO_OK)
+        server.respond("much", lambda body: b"x" * 200_000)
+        for number in range(1, 101):  # far more than the window, and nothing is said to be read
+            await stranger.say(request(number, "much"))
+            await asyncio.sleep(0.01)
+        (caller,) = server.callers.values()
+        waiting = [envelope[0] for envelope in caller.outbox._envelopes]
+        assert waiting.count(wire.REPLY) > 50
+        assert waiting.count(wire.PONG) <= 1
 
     told(story)
 

@@ -151,7 +151,7 @@ def test_what_waits_and_is_given_up_leaves_the_room() -> None:
         for body in (1, 3, 4):
             await desk.let_go(body)
         assert desk.begun == [1, 3, 4]
-        assert await asyncio.gather(first, third, fourth) == [1, 3, 4]
+        assert await asyncio.gather(*[first, third, fourth]) == [1, 3, 4]
 
     told(story)
 
@@ -208,10 +208,6 @@ def test_streams_wait_for_a_slot_like_everybody() -> None:
     told(story)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Runner._next goes on with a stale copy of the room when a raw handler answers at once",
-)
 def test_forwarded_requests_that_are_answered_at_once_leave_the_room_in_order() -> None:
     async def story(house: StreamHouse) -> None:
         server = house.serve(max_in_flight=1)
@@ -234,9 +230,6 @@ def test_forwarded_requests_that_are_answered_at_once_leave_the_room_in_order() 
     told(story)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Runner._free says `emptied` only where nobody waits: all that waited was too late"
-)
 def test_a_worker_is_drained_when_the_last_that_waited_was_too_late() -> None:
     async def story(house: StreamHouse) -> None:
         server = house.serve(max_in_flight=1)

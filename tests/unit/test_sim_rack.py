@@ -25,8 +25,8 @@ from tests.fakes.virtual_time import run_virtual
 from wrk_base import errors
 from wrk_base.config import Settings
 from wrk_base.discovery import combine
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.settings_loader import load
 from wrk_base.worker import WorkerContext

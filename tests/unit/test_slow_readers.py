@@ -89,9 +89,6 @@ def test_large_items_travel_whatever_the_reader_does(size: int, window: int, pau
     told(story)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Producer batches all that credit allows: one ITEM may exceed max_message and is lost"
-)
 @pytest.mark.parametrize(("size", "window"), [(200_000, 1024 * KIB), (100_000, 4096 * KIB)])
 def test_items_that_leave_together_fit_into_one_message(size: int, window: int) -> None:
     async def story(house: StreamHouse) -> None:

@@ -189,9 +189,6 @@ def test_leaving_after_the_end_tells_nobody_anything() -> None:
     told(story)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_Inbox.leave does not wake whoever waits in `more`: it waits for ever"
-)
 def test_closing_a_stream_ends_the_loop_that_waits_for_its_next_item() -> None:
     async def story(house: StreamHouse) -> None:
         well = Well(house.serve())
@@ -266,10 +263,6 @@ def test_a_stream_ends_at_its_deadline(
     told(story, within=1e6)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="open_stream sends the time for the first item with WHOLE: it bounds all of the stream",
-)
 def test_the_time_for_the_first_item_does_not_bound_the_whole() -> None:
     async def story(house: StreamHouse) -> None:
         got, _ = await read_late(house, [1, 3, 3, 3], timeout=5, total=60)
@@ -351,10 +344,6 @@ def test_a_handler_that_tidies_up_has_the_time_it_takes() -> None:
     told(story)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Runner.cancel cancels a task again: the server's own deadline and the caller's CANCEL",
-)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_that_both_sides_see_stops_a_handler_once(stream: bool) -> None:
     async def story(house: StreamHouse) -> None:

@@ -13,6 +13,7 @@ from tests.fakes.rpc import Impostor, Stranger, request
 from tests.fakes.streaming import StreamHouse, Well, books_of_caller, quiet, told
 from wrk_base import errors
 from wrk_base.rpc import wire
+from wrk_base.rpc.call import StreamCall
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.stream import FIRST_BYTES, FIRST_ITEMS
 
@@ -131,9 +132,6 @@ def test_two_cancels_are_one(method: str, apart: bool) -> None:
     told(story)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Runner.cancel cancels a task again: a second CANCEL ends its tidying up"
-)
 def test_a_second_cancel_does_not_disturb_a_handler_that_tidies_up() -> None:
     async def story(house: StreamHouse) -> None:
         tidied = []
@@ -314,14 +312,15 @@ def test_items_right_before_the_end_are_read_though_the_call_is_over() -> None:
     told(story)
 
 
-@pytest.mark.xfail(strict=True, reason="_Inbox keeps one content type for all that waits: the latest")
-def test_each_item_is_read_as_what_it_came_as() -> None:
+def test_the_items_of_a_stream_are_of_one_kind() -> None:
     async def story(house: StreamHouse) -> None:
         impostor, caller = await asked(house)
         items = aiter(house.stream(caller, "any"))
         await impostor.until(lambda: len(impostor.of(wire.REQUEST)) == 2)
         impostor.say(an_item(2, 0, [1, 2]), an_item(2, 1, [3], content_type=wire.JSON), an_end(2, 2))
-        assert [item async for item in items] == [[1, 2], [3]]
+        assert await anext(items) == [1, 2]
+        with pytest.raises(errors.Internal, match="broke the protocol"):
+            await anext(items)
 
     told(story)
 
@@ -336,5 +335,57 @@ def test_an_item_that_is_malformed_ends_its_stream() -> None:
             await anext(items)
         await impostor.until(lambda: impostor.of(wire.CANCEL))
         assert books_of_caller(caller) == {}
+
+    told(story)
+
+
+class Forwarder(StreamCall):
+    """A call such as a router makes: it takes what comes and writes down how it ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[str] = []
+
+    def items(self, first: int, content_type: int, payloads: tuple[bytes, ...]) -> bool:
+        self.received += len(payloads)
+        return True
+
+    def ended(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
+        self.ends.append("ended")
+
+    def answered(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
+        self.ends.append("answered")
+
+    def failed(self, error: errors.WrkError) -> None:
+        self.ends.append(f"failed: {error.name}")
+
+
+@pytest.mark.parametrize(
+    ("said", "end"),
+    [
+        pytest.param([an_item(2, 0, "a"), an_end(2, 1), an_end(2, 1)], "ended", id="two ends"),
+        pytest.param([a_reply(2), an_item(2, 0, "a")], "answered", id="one result, then an item"),
+        pytest.param(
+            [an_item(2, 0, "a"), a_reply(2)],
+            "failed: ERR_INTERNAL",
+            id="one result after items",
+        ),
+        pytest.param(
+            [an_item(2, 0, "a"), (wire.REJECT, 0, 2, "no")],
+            "failed: ERR_INTERNAL",
+            id="never begun, after items",
+        ),
+    ],
+)
+def test_a_call_ends_once_and_as_the_table_says(said: list[wire.Envelope], end: str) -> None:
+    async def story(house: StreamHouse) -> None:
+        impostor, caller = await asked(house)
+        call = Forwarder()
+        deadline = asyncio.get_running_loop().time() + 10.0
+        caller.get(house.endpoint).start(call, deadline, ("any", STREAM, None, wire.MSGPACK, b"\xc0"))
+        await impostor.until(lambda: len(impostor.of(wire.REQUEST)) == 2)
+        impostor.say(*said)
+        await quiet()
+        assert call.ends == [end]
 
     told(story)

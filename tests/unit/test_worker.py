@@ -20,6 +20,7 @@ from wrk_base import __version__, contract, errors
 from wrk_base.discovery import Found
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.request import Request
+from wrk_base.rpc.server import LOAD_SECONDS
 from wrk_base.worker import CLOSE_SECONDS, Worker, WorkerContext
 
 
@@ -796,8 +797,13 @@ def test_answers_to_an_orchestrator_come_with_the_load_and_to_others_without(tmp
         for role, loads in (("orchestrator", [IDLE, IDLE]), ("client", [])):
             caller, happenings = place.caller(f"a-{role}", role), Happenings()
             caller.hold(rack.endpoint, happenings)
-            await caller.request(rack.endpoint, "runInference", body, timeout=5.0)
-            assert [load for load in happenings.loads if load] == loads  # of the greeting and the answer
+            await happenings.until(happenings.story.__len__)
+            for pause in (LOAD_SECONDS, 0.0):  # right behind a load, another would be no news
+                await asyncio.sleep(pause)
+                await caller.request(rack.endpoint, "runInference", body, timeout=5.0)
+            assert [
+                load for load in happenings.loads if load
+            ] == loads  # of the greeting and the first answer
 
     story(told, tmp_path)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from . import wire
-from .stream import Phase
+from .calls import INFINITY
+from .stream import NEXT, Phase
 
 if TYPE_CHECKING:
     from .client import Peer
@@ -48,9 +49,12 @@ class OpenCall(Protocol):
 
 
 class StreamCall(ABC):
-    """An `OpenCall` that takes items. `received` counts them; it ends by `ended` or `failed`."""
+    """An `OpenCall` that takes items. `received` counts them; it ends by `ended` or `failed`.
 
-    __slots__ = ("deadline", "id", "parts", "phase", "received", "sent")
+    With WHOLE, `until` is when all of it must be over; `deadline` is for what is waited for now.
+    """
+
+    __slots__ = ("deadline", "id", "parts", "phase", "received", "sent", "until")
 
     id: int
     deadline: float
@@ -58,8 +62,13 @@ class StreamCall(ABC):
     parts: Parts
 
     def __init__(self) -> None:
+        self.until = INFINITY
         self.phase = Phase.WAITING
         self.received = 0
+
+    def may_take(self, kind: int) -> bool:
+        """Whether an envelope of this kind may follow what has come."""
+        return (self.phase, kind) in NEXT
 
     @abstractmethod
     def items(self, first: int, content_type: int, payloads: tuple[bytes, ...]) -> bool:

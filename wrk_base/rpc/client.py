@@ -14,7 +14,7 @@ from .. import errors
 from . import wire
 from .body import Assembly, Budget, give_back, reserve
 from .call import Call, OpenCall, Parts, StreamCall
-from .calls import CallTable
+from .calls import INFINITY, CallTable
 from .identity import Identity
 from .line import Line, PeerLimits
 from .link import Network
@@ -59,6 +59,7 @@ class Peer(Line):
         self._events = events or PeerEvents()
         self._table: CallTable[int, OpenCall] = CallTable()
         self._waiting: dict[int, OpenCall] = {}
+        self._waiting_bytes = 0
         self._next_id = 0
         self._streams = 0
         self._gathering: dict[int, tuple[Assembly, wire.Envelope]] = {}
@@ -91,8 +92,10 @@ class Peer(Line):
             )
         if len(table.entries) >= limits.max_pending:
             raise self._full(f"{len(table)} calls wait for {self.endpoint} already (rpc.maxPending)")
-        if self._outbox.size > limits.peer_bytes:
-            raise self._full(f"{self.endpoint} does not read: {self._outbox.size} bytes wait")
+        if self._outbox.size + self._waiting_bytes > limits.peer_bytes:
+            waits = self._outbox.size + self._waiting_bytes
+            why = "does not read" if self.ready else "is not reached yet"
+            raise self._full(f"{self.endpoint} {why}: {waits} bytes wait for it (rpc.peerBytes)")
         if len(parts[4]) > limits.max_body:
             raise errors.BadRequest(
                 f"a body of {len(parts[4])} bytes is longer than rpc.maxBody = {limits.max_body}",
@@ -117,7 +120,8 @@ class Peer(Line):
     def _enqueue(self, call: OpenCall) -> None:
         assert self.info is not None
         method, flags, head, content_type, payload = call.parts
-        remaining = int((call.deadline - self._loop.time()) * 1000) + 1
+        until = call.until if flags & wire.WHOLE and isinstance(call, StreamCall) else call.deadline
+        remaining = int((until - self._loop.time()) * 1000) + 1
         call.sent = True
         extras = None
         if len(payload) > wire.CHUNK_BYTES:
@@ -144,8 +148,8 @@ class Peer(Line):
     def _tell_cancel(self, call: OpenCall) -> None:
         if call.sent and self.ready:
             self._say((wire.CANCEL, 0, call.id))
-        else:
-            self._waiting.pop(call.id, None)
+        elif self._waiting.pop(call.id, None) is not None:
+            self._waiting_bytes -= len(call.parts[4])
 
     def grant(self, call: StreamCall, items: int, size: int) -> None:
         """Let a stream go on: totals since it began."""
@@ -186,13 +190,14 @@ class Peer(Line):
             self._tell_cancel(call)
             where = self.endpoint if call.sent else f"{self.endpoint} ({self.reason})"
             call.failed(errors.DeadlineExceeded(f"no answer from {where} in time", not_started=not call.sent))
-        if self._table.entries:
+        if self._table.wake_at < INFINITY:
             self._arm()
 
     # --- the link's life
 
     def _wait(self, call: OpenCall) -> None:
         self._waiting[call.id] = call
+        self._waiting_bytes += len(call.parts[4])
         if "connect" not in self._timers:
             self._timer("connect", self._loop.time() + self._limits.connect_timeout, self._stop_waiting)
         self.dial()
@@ -200,6 +205,7 @@ class Peer(Line):
     def _stop_waiting(self) -> None:
         self._timers.pop("connect", None)
         self._waiting.clear()
+        self._waiting_bytes = 0
         reason = f"cannot reach {self.endpoint}: {self.reason}"
         self._fail(self._table.take(lambda call: not call.sent), reason, not_started=True)
 
@@ -208,7 +214,7 @@ class Peer(Line):
 
     def _came_up(self) -> None:
         self.draining = False
-        waiting, self._waiting = self._waiting, {}
+        waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
         for call in waiting.values():
             self._enqueue(call)
         self._events.on_ready(self)
@@ -255,6 +261,9 @@ class Peer(Line):
                     parts = call.parts
                     if parts[1] or len(parts[4]) > wire.CHUNK_BYTES or self._gathering:
                         self._let_go(call)
+                        if isinstance(call, StreamCall) and not call.may_take(reply):
+                            call.failed(_broken(self.endpoint))
+                            continue
                     call.answered(head, content_type, payload)
             else:
                 load = self._take(envelope, chunk) or load
@@ -332,10 +341,9 @@ class Peer(Line):
             call.failed(_broken(self.endpoint))
 
     def _proceeds(self, call: StreamCall, kind: int) -> bool:
-        phase = NEXT.get((call.phase, kind))
-        if phase is None or not call.parts[1] & wire.STREAM_WANTED:
+        if not call.parts[1] & wire.STREAM_WANTED or not call.may_take(kind):
             return False
-        call.phase = phase
+        call.phase = NEXT[call.phase, kind]
         return True
 
     def _break(self, call: OpenCall) -> None:
@@ -370,7 +378,9 @@ class Peer(Line):
             self.drop(f"it refused us: {reason}")
             return
         call = self._close(call_id)
-        if call is not None:
+        if isinstance(call, StreamCall) and not call.may_take(wire.REJECT):
+            call.failed(_broken(self.endpoint))
+        elif call is not None:
             call.failed(errors.Unavailable(f"{self.endpoint} did not run it: {reason}", not_started=True))
 
     # --- replies in chunks

@@ -31,6 +31,10 @@ class Flow:
         return self._sent - self._acked < self.window
 
     @property
+    def room(self) -> int:
+        return self.window - self._sent + self._acked
+
+    @property
     def open_for_bulk(self) -> bool:
         return self._sent - self._acked < BULK_WINDOW
 

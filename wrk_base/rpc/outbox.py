@@ -68,7 +68,7 @@ class Outbox:
         flow = self.flow
         messages: list[Message] = []
         if flow.open:
-            envelopes, self._envelopes, self._bytes = self._envelopes, [], 0
+            envelopes = self._take_envelopes(flow.room)
             read = flow.tell()
             if read is not None:
                 envelopes.append((wire.CREDIT, 0, 0, read, 0))
@@ -83,6 +83,16 @@ class Outbox:
         if self._bodies:
             self._take_chunks(messages, now_ms)
         return messages
+
+    def _take_envelopes(self, room: int) -> list[wire.Envelope]:
+        if self._bytes <= room:
+            envelopes, self._envelopes, self._bytes = self._envelopes, [], 0
+            return envelopes
+        # Held back before, and now only a part may go; at least one, or nothing ever would.
+        count = max(1, len(self._envelopes) * room // self._bytes)
+        envelopes, self._envelopes = self._envelopes[:count], self._envelopes[count:]
+        self._bytes -= self._bytes * count // (count + len(self._envelopes))
+        return envelopes
 
     def clear(self) -> None:
         self._envelopes, self._bytes = [], 0

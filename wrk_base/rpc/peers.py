@@ -102,7 +102,7 @@ class Peers:
 
         `timeout` bounds the wait for the first item, `idle` that for each later one, `total` all of it
         (also at the handler). Raises `WrkError` from the loop. A method that does not stream gives its
-        result as one item.
+        result as one item, or where that is above 256 KiB as `value` alone.
         """
 
         def open_() -> Any:

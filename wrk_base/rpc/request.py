@@ -27,6 +27,7 @@ class Caller:
 
     __slots__ = (
         "delay",
+        "farewell",
         "held",
         "info",
         "last_id",
@@ -54,6 +55,7 @@ class Caller:
         self.delay = OneWayDelay()
         self.last_id = 0
         self.lost = False
+        self.farewell = False
         self.malformed = 0
         self.said_at = 0.0
         self.wants_load = False
@@ -103,6 +105,7 @@ class Request:
         "on_credit",
         "payload",
         "runner",
+        "size",
         "task",
         "verdict",
     )
@@ -120,7 +123,9 @@ class Request:
         content_type: int,
         payload: wire.Payload,
         extras: dict[str, Any] | None,
+        size: int,
     ) -> None:
+        self.size = size  # bytes that it holds of its caller's budgets
         self.runner, self.caller, self.id, self.handler = runner, caller, request_id, handler
         self.flags, self.arrived, self.deadline = flags, arrived, deadline
         self.head, self.content_type, self.payload, self.extras = head, content_type, payload, extras

@@ -71,6 +71,8 @@ class Runner:
         self._pools = Pools(limits.threads, limits.processes)
         self._timer: asyncio.TimerHandle | None = None
         self._emptied = asyncio.Event()
+        self._filling = False
+        self.gathering: set[Request] = set()
         self.in_flight = 0
         self.started_tasks = False
 
@@ -79,8 +81,8 @@ class Runner:
         return len(self._waiting)
 
     async def drained(self) -> None:
-        """Returns when no handler runs and none waits."""
-        while self.in_flight or self._waiting:
+        """Returns when no handler runs, none waits and no body is still arriving."""
+        while self.in_flight or self._waiting or self.gathering:
             self._emptied.clear()
             await self._emptied.wait()
 
@@ -121,22 +123,41 @@ class Runner:
         self._waiting.append(request)
         self._watch(request)
 
-    def _next(self) -> None:
-        """Slots are free: the first who may have one begins."""
-        for request in list(self._waiting):
-            if self.in_flight >= self._limits.max_in_flight:
-                return
-            if request.handler.stats.in_flight < request.handler.limit:
+    def _fill(self) -> None:
+        """Slots are free: those who waited longest and may have one begin.
+
+        Where one ends at once, and so calls this again, the outer call goes on: it takes one at a time.
+        """
+        if self._filling:
+            return
+        self._filling = True
+        try:
+            while (request := self._first_in_line()) is not None:
                 self._stop_waiting(request)
                 if request.deadline <= self._loop.time():
                     self._too_late(request)
                 else:
                     self._begin(request)
+        finally:
+            self._filling = False
+        self._note_empty()
+
+    def _first_in_line(self) -> Request | None:
+        if self.in_flight >= self._limits.max_in_flight:
+            return None
+        for request in self._waiting:
+            if request.handler.stats.in_flight < request.handler.limit:
+                return request
+        return None
 
     def _stop_waiting(self, request: Request) -> None:
         self._waiting.remove(request)
         self._table.discard(id(request))
         request.handler.stats.waiting -= 1
+
+    def _note_empty(self) -> None:
+        if not (self.in_flight or self._waiting or self.gathering):
+            self._emptied.set()
 
     def _begin(self, request: Request) -> None:
         self.in_flight += 1
@@ -231,7 +252,9 @@ class Runner:
         try:
             answer = self._answer(request, await running.result)
         except asyncio.CancelledError:
-            answer = self._failure(request, request.verdict or errors.Cancelled("the handler was cancelled"))
+            verdict = request.verdict or errors.Cancelled("the handler was cancelled")
+            verdict.not_started = not running.begun
+            answer = self._failure(request, verdict)
         except BaseException as error:
             answer = self._failure(request, error)
         self.end(request, answer)
@@ -257,9 +280,9 @@ class Runner:
         stats.requests += 1
         stats.processing_time += self._loop.time() - request.arrived
         if self._waiting:
-            self._next()
+            self._fill()
         elif not self.in_flight:
-            self._emptied.set()
+            self._note_empty()
 
     # --- streams
 
@@ -275,8 +298,10 @@ class Runner:
             content_type, payload = request.packed(final.value)
             request.answer(_head(request, {**(facts or {}), **final.facts}), content_type, payload)
             return
-        final = await producer.run(source)
-        producer.emit()
+        try:
+            final = await producer.run(source)
+        finally:
+            producer.emit()  # what was made before an error comes before it
         content_type, payload = request.packed(None if final is None else final.value)
         request.end_stream(
             _head(request, {**(facts or {}), **(final.facts if final is not None else {})}),
@@ -346,19 +371,26 @@ class Runner:
     def _give_back(self, request: Request) -> None:
         """What an open request holds of its caller's limits."""
         caller = request.caller
-        size = len(request.payload)
+        size = request.size
         if request.assembly is not None:
-            size = request.assembly.size
+            self.gathering.discard(request)
             if request.late is not None:
                 request.late.cancel()
+            self._note_empty()
         give_back(size, caller.held, self._held)
         if request.flags:
             caller.streams -= 1
 
     # --- ends that are not the handler's own
 
-    def cancel(self, request: Request, verdict: errors.WrkError) -> None:
-        """Stop a request; it is answered when its handler has really stopped."""
+    def cancel(self, request: Request, verdict: errors.WrkError, *, again: bool = False) -> None:
+        """Stop a request; it is answered when its handler has really stopped.
+
+        Once, unless `again`: a deadline and the caller's CANCEL come together, and the second would
+        interrupt what the handler does to tidy up.
+        """
+        if request.cancelled and not again:
+            return
         request.verdict = request.verdict or verdict
         request.cancelled = True
         if request.on_cancel is not None:
@@ -369,11 +401,12 @@ class Runner:
             if id(request) in self._table.entries:
                 self._stop_waiting(request)
             self.turn_away(request, verdict)
+            self._note_empty()
 
     def cancel_all(self, why: str) -> None:
         """Cancel what still runs or waits; each is answered when it has stopped."""
-        for request in [*self._table.entries.values(), *self._forwarded.values()]:
-            self.cancel(request, errors.Unavailable(why))
+        for request in [*self._table.entries.values(), *self._forwarded.values(), *self.gathering]:
+            self.cancel(request, errors.Unavailable(why), again=True)
 
     def abandon(self, caller: Caller) -> None:
         """The caller is gone: stop what runs for it, answer nobody."""
@@ -396,11 +429,12 @@ class Runner:
             # It stays in the table until it has stopped, with no further deadline to wake for.
             request.deadline = INFINITY
             self._table.entries[key] = request
-            waits = request.task is None and request.on_cancel is None
-            self.cancel(
-                request,
-                errors.DeadlineExceeded(f"the deadline passed while it {'waited' if waits else 'ran'}"),
-            )
+            if request.task is None:
+                self._stop_waiting(request)
+                self._too_late(request)
+            else:
+                self.cancel(request, errors.DeadlineExceeded("the deadline passed while it ran"))
+        self._note_empty()
         if self._table.wake_at < INFINITY:
             self._arm()
 

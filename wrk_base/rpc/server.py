@@ -142,7 +142,7 @@ class Server:
         """
         self._unheard = {caller.routing_id for caller in self.callers.values() if caller.info is not None}
         for routing_id in tuple(self._unheard):
-            self.say(self.callers[routing_id], (wire.PING, 0, FAREWELL, None))
+            self._touch(self.callers[routing_id])
         if self._unheard:
             self._heard.clear()
             with contextlib.suppress(TimeoutError):
@@ -246,6 +246,8 @@ class Server:
             if request is not None:
                 self.counters["cancels"] += 1
                 self._runner.cancel(request, errors.Cancelled(origin=self.identity.worker_id))
+            else:
+                caller.outbox.drop_body(envelope[2])  # of an answer that nobody waits for any more
         elif kind == wire.PING:
             self.say(caller, (wire.PONG, 0, envelope[2], None))
         elif kind == wire.PONG and envelope[2] == FAREWELL:
@@ -301,12 +303,13 @@ class Server:
         left = min(remaining, wire.MAX_REMAINING_MS) / 1000 - excess
         handler = self.handlers.get(method)
         size = len(payload) if not flags & wire.MORE_CHUNKS else wire.announced_size(extras) or 0
+        held = size if head is None else size + len(head)
         try:
             if handler is None:
                 raise self._no_such(method)
             if flags or left <= 0 or self.draining:
                 self._check(caller, flags, size, left)
-            reserve(size, caller.held, self._held)
+            reserve(held, caller.held, self._held)
         except errors.WrkError as refusal:
             self._refuse(caller, handler, request_id, refusal)
             return
@@ -322,12 +325,14 @@ class Server:
             content_type,
             payload,
             extras,
+            held,
         )
         caller.open[request_id] = request
         if flags:
             caller.streams += 1
         if flags & wire.MORE_CHUNKS:
             request.assembly = Assembly(size)
+            self._runner.gathering.add(request)
             request.late = self._loop.call_at(request.deadline, self._chunks_late, request)
         else:
             self._arrived.append(request)
@@ -375,6 +380,7 @@ class Server:
             return
         if complete:
             request.payload, request.assembly = request.assembly.buffer, None
+            self._runner.gathering.discard(request)
             if request.late is not None:
                 request.late.cancel()
             self._arrived.append(request)
@@ -439,13 +445,22 @@ class Server:
         outbox = caller.outbox
         listener = self._listener
         caller.said_at = self._loop.time()
-        if caller.wants_load and outbox and self.piggyback is not None and caller.said_at >= caller.load_due:
+        if (
+            caller.wants_load
+            and self.piggyback is not None
+            and caller.said_at >= caller.load_due
+            and outbox
+            and outbox.flow.open
+        ):
             caller.load_due = caller.said_at + LOAD_SECONDS
             outbox.add((wire.PONG, 0, 0, self.piggyback()))
         for message, chunk in outbox.take(int(caller.said_at * 1000)):
             if listener is None or not listener.send(caller.routing_id, message, chunk):
                 self._lose(caller.routing_id)
                 return
+        if self._unheard and caller.routing_id in self._unheard and not outbox and not caller.farewell:
+            caller.farewell = True  # behind everything else, chunks too
+            self.say(caller, (wire.PING, 0, FAREWELL, None))
 
     def _expel(self, caller: Caller, why: str) -> None:
         if caller.routing_id in self.callers and self._listener is not None:
@@ -457,7 +472,8 @@ class Server:
     def _cannot_travel(self, caller: Caller, envelope: wire.Envelope, problem: str) -> None:
         """An answer that does not fit is replaced by one that says so."""
         self._log.error("rpc.answer_cannot_travel", problem=problem)
-        if envelope[0] in (wire.REPLY, wire.ERROR):
+        caller.outbox.drop_body(envelope[2])
+        if envelope[0] in (wire.REPLY, wire.ERROR, wire.END):
             sorry = errors.Internal(f"the answer cannot be sent: {problem}")
             self.say(caller, self._runner.error(envelope[2], sorry))
 
@@ -471,6 +487,7 @@ class Server:
             self._listener.forget(routing_id)
             return
         ping = wire.encode([(wire.PING, 0, 0, None)], int(self._loop.time() * 1000))
+        self.callers[routing_id].outbox.flow.sent(len(ping))
         if not self._listener.send(routing_id, ping):
             self._lose(routing_id)
         elif check + 1 < len(DOUBT_CHECKS):

@@ -72,6 +72,7 @@ class Window:
             first == self.received_items
             and first + count <= self.granted_items
             and self.received_bytes < self.granted_bytes
+            and self.received_bytes + sizes < self.granted_bytes + wire.CHUNK_BYTES  # beyond by one item
         )
         self.received_items += count
         self.received_bytes += sizes

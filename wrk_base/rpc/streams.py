@@ -37,7 +37,6 @@ class _Inbox(StreamCall):
 
     __slots__ = (
         "_loop",
-        "_until",
         "_waiter",
         "content_type",
         "error",
@@ -51,7 +50,7 @@ class _Inbox(StreamCall):
 
     def __init__(self, peer: Peer, limits: PeerLimits, idle: float, until: float) -> None:
         super().__init__()
-        self.peer, self.idle, self._until = peer, idle, until
+        self.peer, self.idle, self.until = peer, idle, until
         self.window = Window(limits.stream_items, limits.stream_bytes)
         self.payloads: deque[bytes] = deque()
         self.content_type = wire.MSGPACK
@@ -66,10 +65,12 @@ class _Inbox(StreamCall):
     def items(self, first: int, content_type: int, payloads: tuple[bytes, ...]) -> bool:
         if not self.window.received(first, sum(map(len, payloads)), len(payloads)):
             return False
+        if self.received and content_type != self.content_type:
+            return False
         self.received = self.window.received_items
         self.content_type = content_type
         self.payloads.extend(payloads)
-        self.deadline = self._until
+        self.deadline = self.until
         self._wake()
         return True
 
@@ -98,7 +99,7 @@ class _Inbox(StreamCall):
     async def more(self) -> None:
         """Wait for the next items, or the end."""
         if self.received:
-            self.peer.expect(self, min(self._loop.time() + self.idle, self._until))
+            self.peer.expect(self, min(self._loop.time() + self.idle, self.until))
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -111,6 +112,7 @@ class _Inbox(StreamCall):
             self.over = True
             self.payloads.clear()
             self.peer.give_up(self)
+            self._wake()
 
 
 class Stream:

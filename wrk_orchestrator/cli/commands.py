@@ -22,8 +22,10 @@ from .inputs import parse_json, read_input
 from .plain import json_text
 
 if TYPE_CHECKING:
+    from .measure import Cost, Pings
     from .session import Session
 
+PING_SECONDS = 2.0
 QUICK_SECONDS = 5.0  # for questions that an orchestrator answers from memory
 GRACE_SECONDS = 0.5  # so that the mesh's own word about a deadline comes before ours
 
@@ -41,6 +43,10 @@ Orchestrator = Annotated[
 Worker = Annotated[
     str,
     typer.Option("--peer", metavar="tcp://HOST:PORT|ID", help="Whom to call; by default an orchestrator."),
+]
+Pinged = Annotated[
+    str,
+    typer.Argument(metavar="tcp://HOST:PORT|ID|NAME", help="Whom to call; by default an orchestrator."),
 ]
 Mesh = Annotated[str, typer.Option(metavar="NAME", help="Look on this mesh.")]
 Interface = Annotated[str, typer.Option(metavar="NAME|ADDRESS", help="Look on this network.")]
@@ -150,6 +156,7 @@ def call(
     method: Annotated[str, typer.Argument(help="A method of the peer: ping, getInfo, getStats, ...")],
     body: Annotated[str, typer.Argument(metavar="[JSON]", help="The request.")] = "{}",
     peer: Worker = "",
+    stats: Annotated[bool, typer.Option("--stats", help="Tell what the call cost, too.")] = False,
     mesh: Mesh = "",
     interface: Interface = "",
     timeout: Deadline = None,
@@ -157,12 +164,66 @@ def call(
 ) -> None:
     """Call one method of one worker, peer to peer; prints the result as JSON."""
     request = parse_json(body, "JSON")
+    where = Where(peer, mesh, interface, as_json)
+    if stats:
+        _call_with_stats(where, method, request, timeout)
+        return
 
     async def work(session: Session) -> Any:
         seconds = timeout or session.settings.request_timeout / 1000
         return await session.call(await find(session, peer, seconds), method, request, seconds)
 
-    print(json_text(in_session(Where(peer, mesh, interface, as_json), work)))
+    print(json_text(in_session(where, work)))
+
+
+def _call_with_stats(where: Where, method: str, request: Any, timeout: float | None) -> None:
+    """With --json one object of `result` and `stats`, else the result, and beside it what it cost."""
+
+    async def work(session: Session) -> tuple[Any, Cost]:
+        from .measure import measured
+
+        seconds = timeout or session.settings.request_timeout / 1000
+        endpoint = await find(session, where.peer, seconds)
+        return await measured(session, endpoint, method, request, seconds)
+
+    result, cost = in_session(where, work)
+    if where.as_json:
+        print(json_text({"result": result, "stats": cost.facts()}))
+        return
+    from . import render
+
+    print(json_text(result), flush=True)
+    for line in render.cost_lines(method, cost.facts()):
+        print(line, file=sys.stderr)
+
+
+@app.command()
+def ping(
+    peer: Pinged = "",
+    count: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="Round trips.")] = 10,
+    interval: Annotated[
+        int, typer.Option(metavar="MS", min=0, max=3_600_000, help="Pause between two, in milliseconds.")
+    ] = 100,
+    mesh: Mesh = "",
+    interface: Interface = "",
+    timeout: Seconds = PING_SECONDS,
+    as_json: AsJson = False,
+) -> None:
+    """Measure round trips to one worker: a histogram, and the usual percentiles."""
+
+    async def work(session: Session) -> Pings:
+        from .measure import ping
+
+        endpoint = await find(session, peer, QUICK_SECONDS)
+        return await ping(session, endpoint, count, interval / 1000, timeout)
+
+    pings = in_session(Where(peer, mesh, interface, as_json), work).facts()
+    if as_json:
+        print(json_text(pings))
+        return
+    from . import render
+
+    render.show(*render.ping_parts(pings))
 
 
 @app.command(

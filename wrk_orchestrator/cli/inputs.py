@@ -38,8 +38,8 @@ def is_address(peer: str) -> bool:
 
 
 def endpoint(peer: str) -> str:
-    """The endpoint that `--peer tcp://host:port` names."""
+    """The endpoint that `tcp://host:port` names, as an argument or after --peer."""
     try:
         return parse_peer(peer).endpoint
     except ValueError as error:
-        raise typer.BadParameter(f"--peer: {error}") from None
+        raise typer.BadParameter(str(error)) from None

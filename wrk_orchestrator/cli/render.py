@@ -20,6 +20,9 @@ from .plain import json_text, printable
 
 PIPED_WIDTH = 200  # a pipe has no edge to fold at; rich would take 80
 SHORT = 30  # characters of an id or address that is kept in one piece, however narrow the terminal
+BAR = 40  # characters of the longest bar of a histogram
+ALWAYS_TOLD = {"requests": "requests", "errors": "errors", "averageProcessingTime": "ms on average"}
+KNOWN = {*ALWAYS_TOLD, "processingTime", "lastError"}  # the other figures of a method are told if they count
 WELL = "healthy"
 
 
@@ -160,3 +163,36 @@ def model_line(worker: Mapping[str, Any]) -> Text:
     return cell(
         f"{model} on {worker['workerId']}, found by {worker['foundBy']}: {dimensions} numbers a vector"
     )
+
+
+def ping_parts(pings: Mapping[str, Any]) -> list[RenderableType]:
+    """Round trips: to whom, a histogram, and the percentiles."""
+    who = f"{pings['workerId']} at {pings['endpoint']}, connected in {_ms(pings['connectMs'])} ms"
+    made = table("from", "to ms", "round trips", "", numbers=("from", "to ms", "round trips"))
+    longest = max(bar["count"] for bar in pings["histogram"])
+    for bar in pings["histogram"]:
+        length = -(-bar["count"] * BAR // longest)  # rounded up: one is never none
+        made.add_row(_ms(bar["fromMs"]), _ms(bar["toMs"]), str(bar["count"]), "█" * length)
+    figures = "  ".join(f"{name} {_ms(ms)}" for name, ms in pings["ms"].items())
+    back = f"{pings['received']} of {pings['sent']} came back: {figures} ms"
+    return [cell(who), Text(), made, Text(), cell(back)]
+
+
+def cost_lines(method: str, cost: Mapping[str, Any]) -> Iterator[str]:
+    """What one call cost its caller, and what the peer says of the method."""
+    connect, round_trip = _ms(cost["connectMs"]), _ms(cost["roundTripMs"])
+    size = f"{cost['bytesOut']} bytes out, {cost['bytesIn']} bytes in"
+    yield f"connect {connect} ms, round trip {round_trip} ms, {size}"
+    figures = cost["method"]
+    if figures is None:
+        yield printable(f"{cost['workerId']} tells no figures of {method}")
+        return
+    told = [f"{figures.get(name, 0)} {words}" for name, words in ALWAYS_TOLD.items()]
+    told += [f"{value} {name}" for name, value in figures.items() if value and name not in KNOWN]
+    told += [f"last error {figures['lastError']}"] if figures.get("lastError") else []
+    yield printable(f"{method} at {cost['workerId']}: {', '.join(told)}")
+
+
+def _ms(ms: float) -> str:
+    """Three digits or more that say something."""
+    return f"{ms:.3f}" if ms < 10 else f"{ms:.1f}"

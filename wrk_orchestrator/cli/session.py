@@ -15,19 +15,22 @@ from random import Random, SystemRandom
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from wrk_base import errors
+from wrk_base import clock, errors
+from wrk_base.client import Silence, address_of
 from wrk_base.config import Settings
 from wrk_base.discovery import Discovery, Found
 from wrk_base.discovery.static import StaticDiscovery
 from wrk_base.errors import SettingsError
-from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.client import Peer, PeerEvents
+from wrk_base.rpc.identity import Identity, PeerInfo
 from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
-from wrk_base.rpc.zmq_link import LinkOptions, ZmqNetwork
+from wrk_base.rpc.zmq_link import LinkOptions
 from wrk_base.settings_loader import load
 
 from .kinds import rack_kinds
 from .search import Fits, Search
+from .traffic import MeteredNetwork, Traffic
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -62,7 +65,7 @@ class Session:
         self.settings = settings
         self._state_dir = state_dir
         options = LinkOptions(max_message=settings.rpc.max_message_size)
-        self._network = ZmqNetwork(asyncio.get_running_loop(), options)
+        self._network = MeteredNetwork(asyncio.get_running_loop(), options)
         self._peers = Peers(
             network=self._network,
             identity=Identity(f"cli-{rng.getrandbits(32):08x}", rng.getrandbits(63) + 1, "client"),
@@ -84,6 +87,22 @@ class Session:
     async def call(self, endpoint: str, method: str, body: Any, timeout: float) -> Any:
         """The result of `method` at `endpoint`; `timeout` in seconds. Raises `WrkError`."""
         return await self._peers.request(endpoint, method, body, timeout=timeout)
+
+    async def connect(self, endpoint: str) -> tuple[PeerInfo, float]:
+        """Dial anew: who answers, and after how many ms. Raises `Unavailable`."""
+        dialled, begun = _Dialled(), clock.monotonic()
+        peer = self._peers.hold(endpoint, dialled)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                who = await dialled.answered
+        except TimeoutError:
+            raise errors.Unavailable(f"cannot reach {endpoint}: {peer.reason}", not_started=True) from None
+        return who, (clock.monotonic() - begun) * 1000
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was said and heard so far."""
+        return self._network.traffic
 
     async def orchestrator(self) -> str:
         """The endpoint of an orchestrator of this mesh; raises `Unavailable` if none answers."""
@@ -119,7 +138,7 @@ class Session:
     def _mdns(self) -> Discovery:
         from wrk_base.discovery.mdns import MdnsDiscovery  # slow to import, and often not needed
 
-        silence = cast("FilteringBoundLogger", _Silence())
+        silence = cast("FilteringBoundLogger", Silence())
         return MdnsDiscovery(self.settings.discovery.mesh, self.settings.interface, silence)
 
     def _likely(self) -> Iterator[Found]:
@@ -127,13 +146,16 @@ class Session:
         yield from StaticDiscovery(self.settings.discovery.peers).known()
 
 
-class _Silence:
-    """A logger that says nothing: what matters of a search is in its outcome."""
+class _Dialled(PeerEvents):
+    """Waits for one link; `answered` becomes who is there."""
 
-    def info(self, event: str, **facts: object) -> None:
-        """Not said."""
+    def __init__(self) -> None:
+        self.answered: asyncio.Future[PeerInfo] = asyncio.get_running_loop().create_future()
 
-    warning = exception = info
+    def on_ready(self, peer: Peer) -> None:
+        assert peer.info is not None
+        if not self.answered.done():
+            self.answered.set_result(peer.info)
 
 
 def noted(state_dir: Path, mesh: str) -> Iterator[Found]:
@@ -145,11 +167,3 @@ def noted(state_dir: Path, mesh: str) -> Iterator[Found]:
                 yield Found(status["endpoint"], "status", status["instanceId"], 0, status["role"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # gone by now, or none of ours
-
-
-def address_of(wanted: str, workers: list[dict[str, Any]]) -> str:
-    """The address of the worker with this id, or of the only one with this name; empty if there is none."""
-    by_id = [worker["address"] for worker in workers if wanted in (worker["workerId"], worker["instanceId"])]
-    by_name = [worker["address"] for worker in workers if wanted == worker["name"]]
-    matches = by_id or (by_name if len(by_name) == 1 else [])
-    return str(matches[0]) if matches else ""
