@@ -71,9 +71,6 @@ class ClientStream:
             return Begun(items, (await anext(items),))
         except StopAsyncIteration:
             return Begun(items, ())
-        except BaseException:  # it keeps this frame alive, and with it the reader
-            await stream.aclose()
-            raise
 
 
 Begin = Callable[[ClientStream], Awaitable[Begun]]

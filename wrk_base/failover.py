@@ -80,7 +80,7 @@ class Preference:
         self.left(endpoint)
 
     def left(self, endpoint: str) -> None:
-        """Its link is down or it drains: calls settle elsewhere."""
+        """Its link is down: calls settle elsewhere."""
         if endpoint == self._current:
             self._current = None
 

@@ -162,9 +162,6 @@ class Orchestrators(PeerEvents):
         if peer.endpoint in self._withdrawn:
             self._forget(peer.endpoint)
 
-    def on_goaway(self, peer: Peer, message: str) -> None:
-        self._preference.left(peer.endpoint)
-
     def _know(self, endpoint: str, worker_id: str, rank: float | None = None) -> None:
         if endpoint not in self._links:
             if not self._has_room():
@@ -196,8 +193,6 @@ class Orchestrators(PeerEvents):
         info = peer.info
         if not peer.ready or info is None:
             return peer.reason
-        if peer.draining:
-            return "it stops"
         if info.role != ORCHESTRATOR:
             return f"{info.worker_id} answers there, which is a {info.role}"
         if self._hinted.get(peer.endpoint, "") not in ("", info.worker_id):

@@ -29,12 +29,11 @@ from .rpc import wire
 from .rpc.body import Budget
 from .rpc.handlers import Blocking, MethodStats
 from .rpc.identity import Identity
-from .rpc.line import PeerLimits
 from .rpc.link import Network
 from .rpc.peers import Peers
-from .rpc.runner import RunLimits
-from .rpc.server import Server, ServerLimits
+from .rpc.server import Server
 from .rpc.streams import Stream
+from .rpc_limits import peer_limits, server_limits
 
 CLOSE_SECONDS = 1.0  # for handlers and tasks that were cancelled to end
 GOODBYE_LINGER_MS = 300  # for the last answers to leave
@@ -91,13 +90,13 @@ class Worker:
         rpc = self.settings.rpc
         held = Budget(rpc.process_bytes, "rpc.processBytes")
         self.server = Server(
-            context.identity, limits=_server_limits(self.settings), held=held, log=context.log
+            context.identity, limits=server_limits(self.settings), held=held, log=context.log
         )
         self.peers = Peers(
             network=context.network,
             identity=context.identity,
             rng=context.rng,
-            limits=_peer_limits(self.settings),
+            limits=peer_limits(self.settings),
             max_peers=rpc.max_peers,
             linger=self.settings.pool_linger / 1000,
             held=held,
@@ -382,39 +381,3 @@ class Worker:
 
 def _echo(body: Any) -> Any:
     return body
-
-
-def _peer_limits(settings: Settings) -> PeerLimits:
-    rpc = settings.rpc
-    return PeerLimits(
-        connect_timeout=rpc.connect_timeout / 1000,
-        greeting_timeout=rpc.handshake_timeout / 1000,
-        redial_min=rpc.redial_min / 1000,
-        redial_max=rpc.redial_max / 1000,
-        max_message=rpc.max_message_size,
-        max_pending=rpc.max_pending,
-        link_window=rpc.link_window,
-        max_body=rpc.max_body,
-        peer_bytes=rpc.peer_bytes,
-        max_streams=rpc.max_streams,
-        stream_items=rpc.stream_items,
-        stream_bytes=rpc.stream_bytes,
-    )
-
-
-def _server_limits(settings: Settings) -> ServerLimits:
-    rpc = settings.rpc
-    return ServerLimits(
-        max_message=rpc.max_message_size,
-        link_window=rpc.link_window,
-        max_body=rpc.max_body,
-        peer_bytes=rpc.peer_bytes,
-        process_bytes=rpc.process_bytes,
-        max_streams=rpc.max_streams,
-        run=RunLimits(
-            max_in_flight=rpc.max_in_flight,
-            max_waiting=rpc.max_waiting,
-            threads=rpc.threads,
-            processes=rpc.processes,
-        ),
-    )

@@ -85,7 +85,6 @@ def test_the_limit_itself_is_within_the_limit(tmp_path: Path) -> None:
     run(story())
 
 
-@pytest.mark.xfail(strict=True, reason="Inference._check_size still wants every body to fit into one message")
 def test_a_body_that_no_link_can_carry_is_413_and_no_worker_is_blamed(tmp_path: Path) -> None:
     async def story() -> None:
         async with house(tmp_path, rpc=RpcSettings(port=0, max_body=1_048_576)) as h:
@@ -110,7 +109,6 @@ def test_a_head_that_no_link_can_carry_is_413_and_no_worker_is_blamed(tmp_path: 
     run(story())
 
 
-@pytest.mark.xfail(strict=True, reason="Inference._check_size still wants every body to fit into one message")
 def test_a_body_longer_than_a_message_reaches_the_rack_and_comes_back(tmp_path: Path) -> None:
     async def story() -> None:
         async with house(tmp_path) as h:

@@ -218,6 +218,27 @@ def test_without_multicast_nobody_waits_and_it_is_tried_again(tmp_path: Path) ->
     story(told, tmp_path)
 
 
+def test_a_network_that_goes_and_comes_is_listened_to_again(tmp_path: Path) -> None:
+    class Flaky(BusDiscovery):
+        async def sweep(self) -> None:
+            await super().sweep()
+            if self.sweeps == 2:
+                raise DiscoveryFailed("the network is down")
+
+    async def told(mesh: Mesh) -> None:
+        ear = Flaky(mesh.bus, MESH, deaf=False, mute=False)
+        async with mesh.client(heard=ear) as client:
+            await asyncio.sleep(SWEEP_SECONDS + AT_ONCE)
+            with pytest.raises(errors.Unavailable, match="the network is down"):
+                await client.models()
+            await asyncio.sleep(SWEEP_SECONDS)
+            assert mesh.bus.members.count(ear) == 1
+            await mesh.orchestrator()
+            assert await client.models() == []
+
+    story(told, tmp_path)
+
+
 def test_who_stays_long_listens_on(tmp_path: Path) -> None:
     async def told(mesh: Mesh) -> None:
         ear = mesh.bus.join(MESH)
@@ -272,6 +293,11 @@ def test_what_a_crash_left_behind_misleads_nobody(tmp_path: Path) -> None:
                 ear.hear(Found(ONE, "mdns", name, 1, "orchestrator"))
             with pytest.raises(errors.Unavailable, match="stranger answers there, which is somebody else"):
                 await client.models()
+            waiting = asyncio.ensure_future(client.request("getInstanceId"))
+            await asyncio.sleep(0.5)
+            ear.hear(Found(ONE, "mdns", "stranger", 1, "orchestrator"))
+            async with within(AT_ONCE):
+                assert await waiting == {"instanceId": "stranger"}
 
     async def deaf_to_the_stranger(mesh: Mesh) -> None:
         original = mesh.bus.others
@@ -326,7 +352,9 @@ def test_a_worker_is_reached_by_its_address_its_id_or_its_name(tmp_path: Path) -
         for client in (mesh.client(ONE), mesh.client()):
             for peer in (rack.endpoint, "r1"):
                 assert await client.request("getInstanceId", peer=peer) == {"instanceId": "r1"}
+            before = orchestrator.server.handlers["listWorkers"].stats.requests
             assert await client.request("ping", [1, "x"], peer="orc") == [1, "x"]
+            assert orchestrator.server.handlers["listWorkers"].stats.requests == before
             with pytest.raises(errors.WorkerNotFound, match="'r9'"):
                 await client.request("ping", peer="r9")
         assert await mesh.client(NOBODY).request("getInstanceId", peer=rack.endpoint) == {"instanceId": "r1"}
@@ -587,6 +615,7 @@ def test_who_was_set_aside_comes_back_by_itself(tmp_path: Path) -> None:
         async with mesh.client(ONE, TWO) as client:
             await client.infer("m1", "x")
             await mesh.kill(first)
+            await asyncio.sleep(1.0)
             await client.infer("m1", "x")
             again = await mesh.at(ONE, "orc-1", epoch=2)
             await served(again)

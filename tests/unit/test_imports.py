@@ -80,7 +80,7 @@ HOMES = {
 """Library -> the only modules that import it."""
 
 SEES_THE_ENVIRONMENT = ("wrk_base/boot.py", "wrk_orchestrator/cli/*.py")
-SEEDS_CHANCE = ("wrk_base/boot.py", "wrk_orchestrator/cli/*.py")
+SEEDS_CHANCE = ("wrk_base/boot.py", "wrk_base/client.py", "wrk_orchestrator/cli/*.py")
 
 
 @dataclass(frozen=True)

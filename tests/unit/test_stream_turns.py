@@ -7,8 +7,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
-
 from tests.fakes.aio import eventually
 from tests.fakes.rpc import request
 from tests.fakes.streaming import StreamHouse, told

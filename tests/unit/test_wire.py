@@ -212,8 +212,6 @@ def test_items_are_an_array_of_bytes(items: Any) -> None:
     assert not wire.well_formed((*item, items))
 
 
-
-
 @pytest.mark.parametrize("kind", [True, 3.0])
 def test_a_kind_is_a_whole_number(kind: Any) -> None:
     sample = SAMPLES[int(kind)]

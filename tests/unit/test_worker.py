@@ -801,9 +801,8 @@ def test_answers_to_an_orchestrator_come_with_the_load_and_to_others_without(tmp
             for pause in (LOAD_SECONDS, 0.0):  # right behind a load, another would be no news
                 await asyncio.sleep(pause)
                 await caller.request(rack.endpoint, "runInference", body, timeout=5.0)
-            assert [
-                load for load in happenings.loads if load
-            ] == loads  # of the greeting and the first answer
+            # With the greeting and with the first answer.
+            assert [load for load in happenings.loads if load] == loads
 
     story(told, tmp_path)
 

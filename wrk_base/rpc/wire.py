@@ -22,8 +22,9 @@ An envelope is an array: kind, flags, id, and what its kind adds:
     CHUNK             -                        the next bytes of the body of `id`, in the second frame
 
 `head` is a small map that routers read, packed by itself and forwarded as it came, or nil; `payload` is
-opaque bytes of `content_type`, which is one for all items of a stream. Extras are an optional map whose unknown keys are ignored. A REQUEST or
-REPLY with MORE_CHUNKS has an empty payload and says in extras "size" how many bytes follow in CHUNKs.
+opaque bytes of `content_type`, which is one for all items of a stream. Extras are an optional map whose
+unknown keys are ignored. A REQUEST, REPLY or END with MORE_CHUNKS has an empty payload and says in extras
+"size" how many bytes follow in CHUNKs.
 """
 
 from __future__ import annotations

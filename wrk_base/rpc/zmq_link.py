@@ -35,6 +35,7 @@ _SNDMORE, _DONTWAIT = int(zmq.SNDMORE), int(zmq.DONTWAIT)
 
 DRAIN_MESSAGES = 64  # then the loop gets a turn; each message may carry many envelopes
 DRAIN_SECONDS = 0.001
+FRAMES_READ = 2  # of a message before the rest of it is discarded
 DISCARD_FRAMES = 2000  # of one hostile multipart, before the loop gets a turn
 DIAGNOSE_SECONDS = 2.0
 KNOCK_SECONDS = 1.0
@@ -153,10 +154,11 @@ class _Driven(ABC):
         self._fd = int(sock.get(zmq.FD))
         self._due = False
         self._inside = False
+        self._sent_inside = False
         self._discarding = False
         self._open = True
         self._turns = self._turns_seen = 0
-        self._discarded = 0
+        self._frames = 0  # read so far of a message that is discarded
 
     def _attach(self) -> None:
         self._loop.add_reader(self._fd, self._drain)
@@ -206,15 +208,19 @@ class _Driven(ABC):
 
     def _discard(self) -> bool:
         """Drop the rest of a multipart, a slice a turn: a million frames must not stop the loop."""
+        frames = self._frames = max(self._frames, FRAMES_READ)
+        limit = self._network.options.max_frames
         for _ in range(DISCARD_FRAMES):
             if not self._get(_RCVMORE):
-                self._discarding, self._discarded = False, 0
+                self._discarding, self._frames = False, 0
                 return True
             self._recv(_DONTWAIT)
-        self._discarding = True
-        self._discarded += DISCARD_FRAMES
-        if self._discarded > self._network.options.max_frames:
-            self._flooded()
+            frames += 1
+            if frames > limit:
+                self._discarding, self._frames = self._open, 0
+                self._flooded()
+                return False
+        self._discarding, self._frames = True, frames
         return False
 
     @abstractmethod
@@ -261,7 +267,9 @@ class ZmqListener(_Driven):
             if error.errno in (errno.EHOSTUNREACH, zmq.EAGAIN, zmq.ENOTSOCK):
                 return False  # gone, or this listener is closed
             raise
-        if not self._inside and self._get(_EVENTS) & _POLLIN:
+        if self._inside:
+            self._sent_inside = True
+        elif self._get(_EVENTS) & _POLLIN:
             self._look()
         return True
 
@@ -290,7 +298,8 @@ class ZmqListener(_Driven):
         until, budget = now() + DRAIN_SECONDS, DRAIN_MESSAGES
         if self._discarding and not self._discard():
             return True
-        while self._open and get(_EVENTS) & _POLLIN:
+        self._sent_inside, more = False, True
+        while self._open and (more := bool(get(_EVENTS) & _POLLIN)):
             if not budget or now() > until:
                 break
             budget -= 1
@@ -301,7 +310,8 @@ class ZmqListener(_Driven):
             self._events.on_drained()
         if not self._open:
             return False
-        more = bool(get(_EVENTS) & _POLLIN)
+        if self._sent_inside:
+            more = bool(get(_EVENTS) & _POLLIN)
         return more if more or not self._lost_fds else self._doubt_again()
 
     def _receive_one(self) -> None:
@@ -391,7 +401,9 @@ class ZmqLink(_Driven):
         except zmq.Again:
             self._look()
             return False
-        if not self._inside and self._get(_EVENTS) != _POLLOUT:
+        if self._inside:
+            self._sent_inside = True
+        elif self._get(_EVENTS) != _POLLOUT:
             self._look()
         return True
 
@@ -405,6 +417,7 @@ class ZmqLink(_Driven):
         until, budget = now() + DRAIN_SECONDS, DRAIN_MESSAGES
         if self._discarding and not self._discard():
             return True
+        self._sent_inside = False
         events = get(_EVENTS)
         if events & _POLLOUT and not self._up:
             self._came_up()
@@ -421,7 +434,8 @@ class ZmqLink(_Driven):
             self._events.on_drained()
         if not self._open:
             return False
-        events = get(_EVENTS)
+        if self._sent_inside or self._discarding:
+            events = get(_EVENTS)
         if self._up and not events & _POLLOUT and not events & _POLLIN:
             self._lost("the connection was lost")
             return False

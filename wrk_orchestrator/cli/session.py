@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
@@ -21,11 +22,12 @@ from wrk_base.config import Settings
 from wrk_base.discovery import Discovery, Found
 from wrk_base.discovery.static import StaticDiscovery
 from wrk_base.errors import SettingsError
+from wrk_base.rpc.body import Budget
 from wrk_base.rpc.client import Peer, PeerEvents
 from wrk_base.rpc.identity import Identity, PeerInfo
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.zmq_link import LinkOptions
+from wrk_base.rpc_limits import peer_limits
 from wrk_base.settings_loader import load
 
 from .kinds import rack_kinds
@@ -64,15 +66,16 @@ class Session:
         rng = Random(SystemRandom().getrandbits(128))
         self.settings = settings
         self._state_dir = state_dir
-        options = LinkOptions(max_message=settings.rpc.max_message_size)
+        options = LinkOptions(max_message=settings.rpc.max_message_size, max_frames=settings.rpc.max_frames)
         self._network = MeteredNetwork(asyncio.get_running_loop(), options)
         self._peers = Peers(
             network=self._network,
             identity=Identity(f"cli-{rng.getrandbits(32):08x}", rng.getrandbits(63) + 1, "client"),
             rng=rng,
-            limits=PeerLimits(connect_timeout=CONNECT_SECONDS, max_message=settings.rpc.max_message_size),
+            limits=replace(peer_limits(settings), connect_timeout=CONNECT_SECONDS),
             max_peers=settings.rpc.max_peers,
             linger=settings.pool_linger / 1000,
+            held=Budget(settings.rpc.process_bytes, "rpc.processBytes"),
         )
 
     async def __aenter__(self) -> Session:

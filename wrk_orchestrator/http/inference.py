@@ -117,11 +117,14 @@ class Inference:
 
     def _check_size(self, head: bytes, payload: bytes) -> None:
         """Refuse what no link can carry before a worker is picked for it, and blamed."""
-        limit = self._service.settings.rpc.max_message_size
-        size = len(head) + len(payload) + wire.ENVELOPE_BYTES
-        if size > limit:
-            text = f"the request takes {size} bytes; one message to a worker takes at most {limit}"
-            raise BodyTooLarge(text, data={"limitBytes": limit})
+        rpc = self._service.settings.rpc
+        for what, size, limit in (
+            ("the input", len(payload), rpc.max_body),
+            ("everything but the input", len(head) + wire.ENVELOPE_BYTES, rpc.max_message_size),
+        ):
+            if size > limit:
+                text = f"{what} takes {size} bytes; a worker takes at most {limit}"
+                raise BodyTooLarge(text, data={"limitBytes": limit})
 
     # --- the stop
 
