@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from random import Random
+from typing import TYPE_CHECKING
 
 from . import errors
 from .rpc.calls import redial_delay
+
+if TYPE_CHECKING:
+    from random import Random
 
 FIRST_ASIDE = 0.25  # seconds
 LONGEST_ASIDE = 5.0

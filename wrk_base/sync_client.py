@@ -214,8 +214,11 @@ class _LoopThread:
 
     def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         """The result of `work(client)`. An interrupt here cancels it there."""
+        if self._forked:
+            raise RuntimeError("this client was made before a fork: make another one in this process")
         with self._lock:
-            self._check()
+            if self._ending:
+                raise RuntimeError("this client is closed: make another one")
             future = asyncio.run_coroutine_threadsafe(work(self.client), self._loop)
         try:
             return future.result()
@@ -230,7 +233,7 @@ class _LoopThread:
 
     def tell(self, act: Callable[[], None]) -> None:
         """Have something done there and do not wait, as finalizers must not."""
-        if self._process == os.getpid():
+        if not self._forked:
             try:
                 self._loop.call_soon_threadsafe(act)
             except RuntimeError:
@@ -238,14 +241,15 @@ class _LoopThread:
 
     def end_soon(self) -> None:
         """Begin to close the client and to end the thread."""
-        with self._lock:
-            self._ending = True
-        self.tell(self._enough.set)
+        if not self._forked:  # a lock that was held at the fork is held for ever
+            with self._lock:
+                self._ending = True
+            self.tell(self._enough.set)
 
     def end(self, within: float) -> None:
         """The same, and wait up to so many seconds until it is done."""
         self.end_soon()
-        if self._process == os.getpid():
+        if not self._forked:
             self._thread.join(within)
 
     def abandon(self) -> None:
@@ -253,11 +257,10 @@ class _LoopThread:
         self._abandoned = True
         self.end_soon()
 
-    def _check(self) -> None:
-        if self._process != os.getpid():
-            raise RuntimeError("this client was made before a fork: make another one in this process")
-        if self._ending:
-            raise RuntimeError("this client is closed: make another one")
+    @property
+    def _forked(self) -> bool:
+        """Whether this is another process by now, where the thread is not."""
+        return self._process != os.getpid()
 
     def _live(self) -> None:
         try:

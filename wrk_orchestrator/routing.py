@@ -170,6 +170,7 @@ class Route:
         self._router.counters["failed"] += 1
         last = self._last
         if last is None:
+            refusal.not_started = True
             self._asker.fail(refusal)
             return
         # Nobody is left: what the last one said tells more than that there are no more.

@@ -31,6 +31,7 @@ MAY_IMPORT = {
 PURE = (
     "wrk_base/contract.py",
     "wrk_base/errors.py",
+    "wrk_base/failover.py",
     "wrk_base/discovery/__init__.py",
     "wrk_base/discovery/advert.py",
     "wrk_base/discovery/hearsay.py",
@@ -46,6 +47,7 @@ PURE = (
     "wrk_base/rpc/wire.py",
     "wrk_orchestrator/fact_index.py",
     "wrk_orchestrator/candidate.py",
+    "wrk_orchestrator/cli/latency.py",
     "wrk_orchestrator/cli/likeness.py",
     "wrk_orchestrator/health_*.py",
     "wrk_orchestrator/load_balancer.py",

@@ -478,6 +478,7 @@ def test_refusals_name_what_exists_and_ask_nobody() -> None:
         with pytest.raises(errors.NoWorkersAvailable, match="m1") as unknown:
             await mesh.router.route(Question(contract.InferenceHead("m9"), None, wire.MSGPACK, b"", FAR))
         assert unknown.value.data["models"] == ["m1"]
+        assert unknown.value.not_started, "another orchestrator may be asked whatever the request is"
         await mesh.refused(errors.NoWorkersMatch, requirements={"capabilities": ["gpu"]})
         for name in mesh.peers:
             mesh.balancer.set_limit(name, 0)
