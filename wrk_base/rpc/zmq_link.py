@@ -262,7 +262,7 @@ class ZmqListener(_Driven):
                 self._send(message, _DONTWAIT)
             else:
                 self._send(message, _SNDMORE | _DONTWAIT)
-                self._send(chunk, _DONTWAIT, False)  # not copied: ZeroMQ sends from the body's own memory
+                self._send(chunk, _DONTWAIT)  # copied: see ARCHITECTURE.md
         except zmq.ZMQError as error:
             if error.errno in (errno.EHOSTUNREACH, zmq.EAGAIN, zmq.ENOTSOCK):
                 return False  # gone, or this listener is closed
@@ -397,7 +397,7 @@ class ZmqLink(_Driven):
                 self._send(message, _DONTWAIT)
             else:
                 self._send(message, _SNDMORE | _DONTWAIT)
-                self._send(chunk, _DONTWAIT, False)
+                self._send(chunk, _DONTWAIT)
         except zmq.Again:
             self._look()
             return False
