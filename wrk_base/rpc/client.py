@@ -92,8 +92,8 @@ class Peer(Line):
             )
         if len(table.entries) >= limits.max_pending:
             raise self._full(f"{len(table)} calls wait for {self.endpoint} already (rpc.maxPending)")
-        if self._outbox.size + self._waiting_bytes > limits.peer_bytes:
-            waits = self._outbox.size + self._waiting_bytes
+        waits = self._outbox.size + self._waiting_bytes
+        if waits > limits.peer_bytes:
             why = "does not read" if self.ready else "is not reached yet"
             raise self._full(f"{self.endpoint} {why}: {waits} bytes wait for it (rpc.peerBytes)")
         if len(parts[4]) > limits.max_body:
@@ -213,7 +213,6 @@ class Peer(Line):
         return bool(self._waiting)
 
     def _came_up(self) -> None:
-        self.draining = False
         waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
         for call in waiting.values():
             self._enqueue(call)

@@ -29,15 +29,15 @@ class Flow:
 
     @property
     def open(self) -> bool:
-        return self._sent - self._acked < self.window
+        return self.unread < self.window
 
     @property
     def room(self) -> int:
-        return self.window - self._sent + self._acked
+        return self.window - self.unread
 
     @property
     def open_for_bulk(self) -> bool:
-        return self._sent - self._acked < min(BULK_WINDOW, self.window)
+        return self.unread < min(BULK_WINDOW, self.window)
 
     def sent(self, size: int) -> None:
         self._sent += size

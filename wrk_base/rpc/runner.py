@@ -212,10 +212,7 @@ class Runner:
     # --- tasks
 
     async def _run(self, request: Request) -> None:
-        request.begun = True
-        if request.verdict is not None:  # it was stopped before this first step
-            request.verdict.not_started = True
-            self._finish(request, self._failure(request, request.verdict))
+        if self._was_stopped_before(request):
             return
         handler = request.handler
         answer: wire.Envelope | None = None
@@ -230,17 +227,14 @@ class Runner:
             if request.id in request.caller.open and answer is None:
                 answer = self._failure(request, errors.Internal(f"{handler.method} gave no answer"))
         except asyncio.CancelledError:
-            answer = self._failure(request, request.verdict or errors.Cancelled("the handler was cancelled"))
+            answer = self._failure(request, _verdict(request))
         except BaseException as error:  # the same
             answer = self._failure(request, error)
         self._finish(request, answer)
 
     async def _run_blocking(self, request: Request) -> None:
         """The caller is answered at once whatever happens; the slot is free when the function has ended."""
-        request.begun = True
-        if request.verdict is not None:
-            request.verdict.not_started = True
-            self._finish(request, self._failure(request, request.verdict))
+        if self._was_stopped_before(request):
             return
         handler = request.handler
         try:
@@ -252,7 +246,7 @@ class Runner:
         try:
             answer = self._answer(request, await running.result)
         except asyncio.CancelledError:
-            verdict = request.verdict or errors.Cancelled("the handler was cancelled")
+            verdict = _verdict(request)
             verdict.not_started = not running.begun
             answer = self._failure(request, verdict)
         except BaseException as error:
@@ -260,6 +254,15 @@ class Runner:
         self.end(request, answer)
         await _until_done(running.ended)
         self._finish(request, None)
+
+    def _was_stopped_before(self, request: Request) -> bool:
+        """To be asked in the first step of a task: whether it ends by that, its handler never begun."""
+        request.begun = True
+        if request.verdict is None:
+            return False
+        request.verdict.not_started = True
+        self._finish(request, self._failure(request, request.verdict))
+        return True
 
     def _arguments(self, request: Request) -> tuple[Any, ...]:
         body = request.body()
@@ -371,13 +374,12 @@ class Runner:
     def _give_back(self, request: Request) -> None:
         """What an open request holds of its caller's limits."""
         caller = request.caller
-        size = request.size
         if request.assembly is not None:
             self.gathering.discard(request)
             if request.late is not None:
                 request.late.cancel()
             self._note_empty()
-        give_back(size, caller.held, self._held)
+        give_back(request.size, caller.held, self._held)
         if request.flags:
             caller.streams -= 1
 
@@ -479,6 +481,11 @@ class Runner:
             error.not_started,
             data,
         )
+
+
+def _verdict(request: Request) -> errors.WrkError:
+    """Why a handler was cancelled."""
+    return request.verdict or errors.Cancelled("the handler was cancelled")
 
 
 def _stop(request: Request) -> None:

@@ -202,6 +202,13 @@ class _Driven(ABC):
                 if more and self._open:
                     self._look()
 
+    def _write(self, message: bytes, chunk: memoryview | None) -> None:
+        if chunk is None:
+            self._send(message, _DONTWAIT)
+        else:
+            self._send(message, _SNDMORE | _DONTWAIT)
+            self._send(chunk, _DONTWAIT)  # copied: ARCHITECTURE.md says why
+
     @abstractmethod
     def _pass(self) -> bool:
         """One bounded turn of receiving; True when there is more to look at."""
@@ -258,11 +265,7 @@ class ZmqListener(_Driven):
     def send(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> bool:
         try:
             self._send(routing_id, _SNDMORE | _DONTWAIT)
-            if chunk is None:
-                self._send(message, _DONTWAIT)
-            else:
-                self._send(message, _SNDMORE | _DONTWAIT)
-                self._send(chunk, _DONTWAIT)  # copied: see ARCHITECTURE.md
+            self._write(message, chunk)
         except zmq.ZMQError as error:
             if error.errno in (errno.EHOSTUNREACH, zmq.EAGAIN, zmq.ENOTSOCK):
                 return False  # gone, or this listener is closed
@@ -393,11 +396,7 @@ class ZmqLink(_Driven):
         if not self._up:
             return False
         try:
-            if chunk is None:
-                self._send(message, _DONTWAIT)
-            else:
-                self._send(message, _SNDMORE | _DONTWAIT)
-                self._send(chunk, _DONTWAIT)
+            self._write(message, chunk)
         except zmq.Again:
             self._look()
             return False
