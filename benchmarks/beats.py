@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from benchmarks.mesh import Mesh, client, mesh
+from benchmarks.mesh import Mesh, member, mesh
 from benchmarks.report import Row
 from wrk_base import boot, contract
 from wrk_base.rpc import wire
@@ -28,13 +28,14 @@ RACKS = 1000
 SETTLE_SECONDS = 8.0  # probes and registrations of the start are over
 MEASURE_SECONDS = 15.0
 LIMIT = 0.15
+ANY_PORT = "tcp://127.0.0.1:0"
 
 
 def measure() -> Row:
     """The orchestrator's share of one core while `RACKS` racks beat once a second."""
     with mesh() as made:
         orchestrator = made.start("wrk-orchestrator", "o", "--rpc.port", "0")
-        command = [sys.executable, "-m", "benchmarks.beats"]
+        command = [sys.executable, "-m", "benchmarks.beats", str(made.state)]
         root = Path(__file__).resolve().parent.parent
         racks = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
         try:
@@ -49,7 +50,7 @@ def measure() -> Row:
 
 
 async def _watch(made: Mesh, orchestrator: str, endpoints: list[str]) -> float:
-    async with client() as peers:
+    async with made.client() as peers:
         for number, endpoint in enumerate(endpoints):
             offer = contract.Registration(
                 f"rack-{number}", endpoint, contract.Capabilities(models=[f"model-{number % 20}"])
@@ -72,18 +73,19 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _live() -> None:
-    """The racks' process: listen, say where, beat until killed."""
+async def _live(state: Path) -> None:
+    """The racks' process: listen, say where and with which key, beat until killed."""
     boot.raise_descriptor_limit()
     loop = asyncio.get_running_loop()
-    network = ZmqNetwork(loop)
     servers, endpoints = [], []
+    network = ZmqNetwork(loop, membership=member(state, "rack-0", "rack"))
     for number in range(RACKS):
+        network.membership = mine = member(state, f"rack-{number}", "rack")  # of the server that listens next
         server = Server(Identity(f"rack-{number}", 1, "rack"), log=structlog.get_logger())
         info = {"models": [f"model-{number % 20}"], "capacity": {"maxConcurrent": 8}}
         server.respond("getInfo", lambda _, info=info: info)
         server.respond("getHealth", lambda _: {"healthy": True})
-        endpoints.append(server.listen(network, "tcp://127.0.0.1:0"))
+        endpoints.append(f"{server.listen(network, ANY_PORT)}#{mine.public_text}")
         servers.append(server)
     for number, server in enumerate(servers):
         loop.call_later(number / RACKS, _beat, loop, server)
@@ -98,4 +100,4 @@ def _beat(loop: asyncio.AbstractEventLoop, server: Server) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_live())
+    uvloop.run(_live(Path(sys.argv[1])))

@@ -1,18 +1,17 @@
 """How long a rack takes from the start of its event loop until an orchestrator would give it work.
 
-Real processes that find each other by mDNS on loopback: the rack is announced, heard, dialled back,
-asked what it offers and entered. The end is the first `findAvailableWorker` that names it.
+Real processes that find each other on loopback, by mDNS and by their status files: the rack is heard,
+dialled back, asked what it offers and entered. The end is the first `findAvailableWorker` that names it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import statistics
 
 import uvloop
 
-from benchmarks.mesh import Mesh, client, mesh
+from benchmarks.mesh import Mesh, mesh
 from benchmarks.report import Row
 from wrk_base import clock, errors
 from wrk_base.rpc.peers import Peers
@@ -23,20 +22,19 @@ LIMIT_S = 1.0
 
 def measure() -> Row:
     """The median over `ROUNDS` racks that join one after the other."""
-    name = ["--discovery.mesh", f"bench-{secrets.token_hex(6)}"]
     with mesh() as made:
-        orchestrator = made.start("wrk-orchestrator", "o", "--rpc.port", "0", *name, mdns=True)
-        seconds = [uvloop.run(_join(made, orchestrator, number, name)) for number in range(ROUNDS)]
+        orchestrator = made.start("wrk-orchestrator", "o", "--rpc.port", "0", mdns=True)
+        seconds = [uvloop.run(_join(made, orchestrator, number)) for number in range(ROUNDS)]
     taken = statistics.median(seconds)
     return Row("a rack is routable after its loop's start", taken, "s", f"<= {LIMIT_S:g} s", taken <= LIMIT_S)
 
 
-async def _join(made: Mesh, orchestrator: str, number: int, name: list[str]) -> float:
+async def _join(made: Mesh, orchestrator: str, number: int) -> float:
     model = f"model-{number}"
-    async with client() as peers:
+    async with made.client() as peers:
         routable = asyncio.ensure_future(_routable_at(peers, orchestrator, model))
         rack = f"r{number}"
-        await asyncio.to_thread(made.start, "wrk-rack-sim", rack, "--models", model, *name, mdns=True)
+        await asyncio.to_thread(made.start, "wrk-rack-sim", rack, "--models", model, mdns=True)
         return (await routable - int(made.status[rack]["startedAt"])) / 1000
 
 

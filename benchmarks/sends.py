@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.mesh import client, mesh
+from benchmarks.mesh import Mesh, mesh
 from benchmarks.report import Row
 from wrk_base import errors
 from wrk_base.rpc.peers import Peers
@@ -26,7 +26,7 @@ QUESTION = 1  # byte, nil: what the worker holds of the very request that asks f
 RACK = "benchmarks.side_by_side.ours_rack:CountingRack"
 
 
-async def _send_at_random(endpoint: str) -> tuple[int, int]:
+async def _send_at_random(made: Mesh, endpoint: str) -> tuple[int, int]:
     """(answers, wake-ups that were lost on this side)."""
     chance, answers = Random(1), 0
 
@@ -42,13 +42,13 @@ async def _send_at_random(endpoint: str) -> tuple[int, int]:
             if mood.random() < 0.02:
                 await asyncio.sleep(mood.random() * 0.003)
 
-    async with client() as peers:
+    async with made.client() as peers:
         seeds = [chance.randrange(2**32) for _ in range(SENDERS)]
         await asyncio.gather(*(sender(peers, seed, SENDS // SENDERS) for seed in seeds))
         return answers, peers.rescued
 
 
-async def _cancel_at_random(endpoint: str) -> tuple[int, int]:
+async def _cancel_at_random(made: Mesh, endpoint: str) -> tuple[int, int]:
     """(calls with exactly one end, calls still in our tables afterwards)."""
     chance, ends = Random(2), 0
     room = asyncio.Semaphore(AT_ONCE)
@@ -78,7 +78,7 @@ async def _cancel_at_random(endpoint: str) -> tuple[int, int]:
             handle.cancel()
         ends += 1
 
-    async with client() as peers:
+    async with made.client() as peers:
         tasks: set[asyncio.Task[None]] = set()
         for _ in range(CANCELS):
             await room.acquire()
@@ -90,9 +90,9 @@ async def _cancel_at_random(endpoint: str) -> tuple[int, int]:
         return ends, len(peers.get(endpoint).open_calls)
 
 
-async def _at_rest(endpoint: str) -> dict[str, Any]:
+async def _at_rest(made: Mesh, endpoint: str) -> dict[str, Any]:
     """The worker's own figures, once nothing runs there but this question."""
-    async with client() as peers, asyncio.timeout(SETTLE_SECONDS):
+    async with made.client() as peers, asyncio.timeout(SETTLE_SECONDS):
         while True:
             stats: dict[str, Any] = await peers.request(endpoint, "getStats", timeout=10.0)
             if stats["inFlight"] == stats["waiting"] == 0:
@@ -103,9 +103,9 @@ async def _at_rest(endpoint: str) -> dict[str, Any]:
 def run() -> list[Row]:
     with mesh() as made:
         endpoint = made.start(RACK, "alone")
-        answers, rescued = uvloop.run(_send_at_random(endpoint))
-        ends, left = uvloop.run(_cancel_at_random(endpoint))
-        stats = uvloop.run(_at_rest(endpoint))
+        answers, rescued = uvloop.run(_send_at_random(made, endpoint))
+        ends, left = uvloop.run(_cancel_at_random(made, endpoint))
+        stats = uvloop.run(_at_rest(made, endpoint))
     there = stats["counters"]["rescuedWakeUps"]
     return [
         _exactly("random sends that were answered", answers, SENDS),

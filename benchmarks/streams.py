@@ -22,7 +22,7 @@ import uvloop
 import zmq
 
 from benchmarks import bare_relay
-from benchmarks.mesh import ROOT, Mesh, client, mesh
+from benchmarks.mesh import CLIENT, ROOT, Mesh, mesh
 from benchmarks.report import Row
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.line import PeerLimits
@@ -40,8 +40,8 @@ IDLE_SECONDS = 5.0
 RACK = "benchmarks.side_by_side.ours_rack:CountingRack"
 
 
-async def _rate(endpoint: str) -> float:
-    async with client() as peers:
+async def _rate(made: Mesh, endpoint: str) -> float:
+    async with made.client() as peers:
         begun, read = time.perf_counter(), 0
         async for _ in peers.stream(endpoint, "count", ITEMS, timeout=10.0):
             read += 1
@@ -49,14 +49,14 @@ async def _rate(endpoint: str) -> float:
         return read / (time.perf_counter() - begun)
 
 
-async def _first_and_unary(endpoint: str) -> tuple[float, float]:
+async def _first_and_unary(made: Mesh, endpoint: str) -> tuple[float, float]:
     """Median microseconds until the first item of a stream that goes on, and of a unary call.
 
     In blocks that take turns, and each after the same rest: a core that has gone to sleep wakes up late.
     """
     firsts: list[float] = []
     calls: list[float] = []
-    async with client() as peers:
+    async with made.client() as peers:
         for _ in range(BLOCKS):
             for _ in range(BLOCK):
                 await asyncio.sleep(REST_SECONDS)
@@ -71,7 +71,7 @@ async def _first_and_unary(endpoint: str) -> tuple[float, float]:
     return statistics.median(firsts) * 1e6, statistics.median(calls) * 1e6
 
 
-async def _forwarded(orchestrator: str, pid: int) -> tuple[float, float]:
+async def _forwarded(made: Mesh, orchestrator: str, pid: int) -> tuple[float, float]:
     """(microseconds of the orchestrator's CPU an item, items a second) with all streams at their pace."""
     words = int(RELAY_SECONDS * PER_SECOND)
     body = {
@@ -86,7 +86,7 @@ async def _forwarded(orchestrator: str, pid: int) -> tuple[float, float]:
         async for _ in peers.stream(orchestrator, "routeInferenceRequest", body, timeout=10.0):
             read += 1
 
-    async with client() as peers:
+    async with made.client() as peers:
         before, begun = _cpu(pid), time.perf_counter()
         await asyncio.gather(*(one(peers) for _ in range(STREAMS)))
         assert read == STREAMS * words
@@ -123,15 +123,15 @@ def _bare(stack: ExitStack, *arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-async def _idle_links(endpoint: str, pid: int) -> tuple[float, float]:
+async def _idle_links(made: Mesh, endpoint: str, pid: int) -> tuple[float, float]:
     """(share of a core, KiB a link) of a worker that a thousand idle callers are connected to."""
     loop = asyncio.get_running_loop()
-    network = ZmqNetwork(loop)
+    network = ZmqNetwork(loop, membership=made.visitor())
     limits = PeerLimits()
     callers = [
         Peers(
             network=network,
-            identity=Identity(f"idle-{number}", epoch=1, role="client"),
+            identity=Identity(CLIENT, epoch=1 + number, role="client"),
             rng=Random(number),
             limits=limits,
             max_peers=4,
@@ -167,16 +167,16 @@ def _start(made: Mesh) -> tuple[str, str]:
     orchestrator = made.start("wrk-orchestrator", "o", "--rpc.port", "0")
     direct = made.start(RACK, "alone")
     for name in ("r1", "r2"):
-        made.start("wrk-rack-sim", name, "--discovery.peers", orchestrator, "--capacity", "1000")
-    uvloop.run(_routable(orchestrator))
+        made.start("wrk-rack-sim", name, "--capacity", "1000")
+    uvloop.run(_routable(made, orchestrator))
     return direct, orchestrator
 
 
-async def _routable(orchestrator: str) -> None:
-    async with client() as peers, asyncio.timeout(10):
+async def _routable(made: Mesh, orchestrator: str) -> None:
+    async with made.client() as peers, asyncio.timeout(10):
         while True:
             answer = await peers.request(orchestrator, "listWorkers", {"state": "healthy"}, timeout=5.0)
-            if answer["total"] == 2:
+            if answer["total"] == 3:  # the one alone finds it, too
                 return
 
 
@@ -186,11 +186,11 @@ def run() -> list[Row]:
         pid = made.processes["o"].pid
         rates, firsts, forwarded, relayed = [], [], [], []
         for _ in range(ROUNDS):
-            rates.append(uvloop.run(_rate(direct)))
-            firsts.append(uvloop.run(_first_and_unary(direct)))
-            forwarded.append(uvloop.run(_forwarded(orchestrator, pid)))
+            rates.append(uvloop.run(_rate(made, direct)))
+            firsts.append(uvloop.run(_first_and_unary(made, direct)))
+            forwarded.append(uvloop.run(_forwarded(made, orchestrator, pid)))
             relayed.append(_relayed(STREAMS * PER_SECOND))
-        idle, resident = uvloop.run(_idle_links(direct, made.processes["alone"].pid))
+        idle, resident = uvloop.run(_idle_links(made, direct, made.processes["alone"].pid))
     rate = statistics.median(rates)
     first, unary = (statistics.median(column) for column in zip(*firsts, strict=True))
     cost, pace = (statistics.median(column) for column in zip(*forwarded, strict=True))

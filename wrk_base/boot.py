@@ -16,10 +16,11 @@ import importlib
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import traceback
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,15 +30,24 @@ from typing import Any
 import structlog
 import uvloop
 
+from . import clock
 from . import log as logging
 from .config import Settings
-from .discovery import Discoveries, combine
+from .discovery import Discoveries, Discovery, combine
 from .discovery.addresses import resolve_interface
+from .discovery.advert import StaticPeer, parse_peer
+from .discovery.local import LocalDiscovery
 from .discovery.mdns import MdnsDiscovery
+from .discovery.reach import Network, parse_ranges
 from .discovery.static import StaticDiscovery
 from .errors import StartError
 from .rpc.identity import Identity
-from .rpc.zmq_link import LinkOptions, ZmqNetwork
+from .rpc.zmq_link import ZmqNetwork
+from .rpc_limits import link_options
+from .security.curve_keys import load_or_make
+from .security.membership import Membership
+from .security.mesh_files import MeshFiles
+from .security.roles import ORCHESTRATOR
 from .settings_loader import Loaded, load, show
 from .state import StateDir, default_state_dir
 from .status import StatusFile
@@ -46,7 +56,7 @@ from .worker import Worker, WorkerContext
 GROUP = "wrk.workers"
 RACK_PREFIX = "wrk-rack-"
 DESCRIPTORS = 65_536  # two a link, two a caller; the soft limit of 1,024 ends at some 250 racks
-LOOPBACK = "127.0.0.1"
+NO_MESH_LOOK_SECONDS = 0.25
 THREADS_SECONDS = 2.0  # for threads of handlers to end once the worker has stopped
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 COLLECT_AFTER = (10_000, 20, 20)  # objects more than before, then rounds of the generation below
@@ -221,8 +231,7 @@ def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mappi
     lock = state.lock(prefix)
     try:
         own = state.identity(prefix, arguments.rack, rng)
-        _keep_freed_memory()
-        _spare_the_collector()
+        be_quick()
         identity = Identity(own.instance_id, own.epoch, kind.role, arguments.rack)
         return _run_to_the_end(_live(kind, loaded, arguments, identity, state.path, prefix, rng))
     finally:
@@ -239,14 +248,12 @@ async def _live(
     rng: Random,
 ) -> int:
     settings, log = loaded.settings, logging.get_logger(rack=arguments.rack)
+    stop = _StopOnSignals()
+    if not await _in_a_mesh(kind, MeshFiles(state_dir, settings.discovery.mesh), stop, log):
+        return 0
+    membership = _membership(kind, settings, identity, state_dir, prefix, log)
     host = resolve_interface(settings.interface)
-    if host != LOOPBACK:
-        log.warning(
-            "worker.exposed",
-            address=host,
-            advice="links are not encrypted and callers are not checked: use this on networks you trust",
-        )
-    network = ZmqNetwork(asyncio.get_running_loop(), _link_options(settings))
+    network = ZmqNetwork(asyncio.get_running_loop(), link_options(settings), membership)
     context = WorkerContext(
         settings=settings,
         section=loaded.section,
@@ -256,20 +263,86 @@ async def _live(
         state_dir=state_dir,
         host=host,
         network=network,
-        discovery=_discovery(settings, host, log),
+        discovery=_discovery(settings, host, state_dir, membership, log),
         rng=rng,
         log=log,
+        membership=membership,
     )
     try:
-        return await _serve(kind(context), StatusFile(state_dir / "status" / f"{prefix}.json"))
+        return await _serve(kind(context), StatusFile(state_dir / "status" / f"{prefix}.json"), stop)
     finally:
         network.close()
 
 
-async def _serve(worker: Worker, status: StatusFile) -> int:
-    ended = _stop_on_signals(worker)
+async def _in_a_mesh(
+    kind: type[Worker],
+    files: MeshFiles,
+    stop: _StopOnSignals,
+    log: structlog.typing.FilteringBoundLogger,
+) -> bool:
+    """Wait until this machine is in a mesh; False when the stop came first. An orchestrator makes one."""
+    if kind.role == ORCHESTRATOR:
+        files.create(socket.gethostname(), clock.wall())
+    told = False
+    while not files.exists():
+        if not told:
+            told = True
+            log.warning(
+                "worker.no_mesh",
+                mesh=files.name,
+                advice="start an orchestrator here, which makes a mesh; or, to join one that is there: "
+                "`wrk invite --role rack` on its first machine, then `wrk join STRING` here. Waiting",
+            )
+        try:
+            async with asyncio.timeout(NO_MESH_LOOK_SECONDS):
+                await stop.asked.wait()
+        except TimeoutError:
+            continue
+        return False
+    return True
+
+
+def _membership(
+    kind: type[Worker],
+    settings: Settings,
+    identity: Identity,
+    state_dir: Path,
+    prefix: str,
+    log: structlog.typing.FilteringBoundLogger,
+) -> Membership:
+    """Raises `StartError`."""
+    files = MeshFiles(state_dir, settings.discovery.mesh)
+    path = state_dir / f"{prefix}.key"
+    keys = load_or_make(path)
+    if files.load().revocations.bars(keys.public):
+        path.unlink()  # it was revoked, perhaps as stolen; the machine itself may certify a new one
+        keys = load_or_make(path)
+        log.warning("membership.new_key", advice="the old one was revoked")
+    membership = Membership(files, keys, identity.worker_id, {kind.role}, wall=clock.wall, log=log)
+    for peer in _static_peers(settings):
+        if peer.key:
+            membership.book.pin(peer.endpoint, peer.key)
+    return membership
+
+
+def _static_peers(settings: Settings) -> list[StaticPeer]:
+    try:
+        return [parse_peer(text) for text in settings.discovery.peers]
+    except ValueError as error:
+        raise StartError(f"discovery.peers: {error}") from None
+
+
+def _ranges(settings: Settings) -> tuple[Network, ...]:
+    try:
+        return parse_ranges(settings.discovery.ranges)
+    except ValueError as error:
+        raise StartError(f"discovery.ranges: {error}") from None
+
+
+async def _serve(worker: Worker, status: StatusFile, stop: _StopOnSignals) -> int:
+    stop.hurry = worker.hurry
     starting = asyncio.ensure_future(worker.start())
-    signalled = asyncio.ensure_future(ended.wait())
+    signalled = asyncio.ensure_future(stop.asked.wait())
     try:
         await asyncio.wait((starting, signalled), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -286,37 +359,37 @@ async def _serve(worker: Worker, status: StatusFile) -> int:
     return 0
 
 
-def _stop_on_signals(worker: Worker) -> asyncio.Event:
+class _StopOnSignals:
     """The first signal asks for the stop, a second one ends the drain."""
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-    def on_signal() -> None:
-        if ended.is_set():
-            worker.hurry()
-        ended.set()
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurry: Callable[[], None] = lambda: None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    return ended
+    def _on_signal(self) -> None:
+        if self.asked.is_set():
+            self.hurry()
+        self.asked.set()
 
 
-def _discovery(settings: Settings, host: str, log: structlog.typing.FilteringBoundLogger) -> Discoveries:
+def _discovery(
+    settings: Settings,
+    host: str,
+    state_dir: Path,
+    membership: Membership,
+    log: structlog.typing.FilteringBoundLogger,
+) -> Discoveries:
     chosen = settings.discovery
-    sources = [StaticDiscovery(chosen.peers)] if chosen.peers else []
+    sources: list[Discovery] = [LocalDiscovery(state_dir, chosen.mesh)]
+    if chosen.peers:
+        sources.append(StaticDiscovery(_static_peers(settings)))
     if chosen.mdns:
-        return combine(MdnsDiscovery(chosen.mesh, host, log), *sources, log=log)
-    return combine(*sources, log=log)
-
-
-def _link_options(settings: Settings) -> LinkOptions:
-    rpc = settings.rpc
-    return LinkOptions(
-        max_frames=rpc.max_frames,
-        max_message=rpc.max_message_size,
-        handshake_timeout=rpc.handshake_timeout,
-        heartbeat=rpc.heartbeat,
-        heartbeat_timeout=rpc.heartbeat_timeout,
-    )
+        seal, mesh_id = membership.seal(), membership.mesh_id
+        mdns = MdnsDiscovery(chosen.mesh, host, log, seal=seal, mesh_id=mesh_id, ranges=_ranges(settings))
+        sources.append(mdns)
+    return combine(*sources, log=log, learn=membership.book.learn)
 
 
 def _run_to_the_end(life: Coroutine[Any, Any, int]) -> int:
@@ -338,6 +411,12 @@ async def _then_light(life: Coroutine[Any, Any, int], fuse: list[threading.Timer
     timer.start()
     fuse.append(timer)
     return code
+
+
+def be_quick() -> None:
+    """Set this process up for many short-lived objects and large bodies."""
+    _keep_freed_memory()
+    _spare_the_collector()
 
 
 def _spare_the_collector() -> None:

@@ -11,7 +11,9 @@ from a default is an argument. `SyncClient` is the same for code that does not a
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Mapping
+from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
@@ -25,12 +27,15 @@ from .rpc.identity import Identity
 from .rpc.line import PeerLimits
 from .rpc.link import Network
 from .rpc.peers import Peers
+from .state import default_state_dir
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from .visit import Visit
+
 MESH = "default"
-INTERFACE = "127.0.0.1"
+INTERFACE = "auto"
 TIMEOUT = 60.0
 IDLE = 60.0
 CONNECT_TIMEOUT = 5.0  # a responder of mDNS may keep silent for a second, and a process starts within two
@@ -63,8 +68,11 @@ class Client:
     """Calls to a mesh: `async with Client() as client`; or call at once, and `await client.close()` at last.
 
     `addresses` (`tcp://host:port`) are those of orchestrators: the first to answer is asked, and when it
-    fails the others in their order. Without any, all are used that are heard by mDNS on `interface` (a name
-    or an address of this machine; 0.0.0.0: every LAN) and belong to `mesh`. `timeout` is for calls that name
+    fails the others in their order. Without any, all are used that run on this machine or are heard by mDNS
+    on `interface` (a name or an address of this machine; auto: every LAN) and belong to `mesh`. An address
+    may bring the key of who is there, tcp://host:port#KEY, which one that was never heard needs; links are
+    encrypted, and both sides have to be members of the mesh: this machine is one by what `state_dir` holds
+    (None: where `wrk` keeps it). `timeout` is for calls that name
     none; `connect_timeout` is how long a call waits where no orchestrator is there yet. Both in seconds.
     `name` is what workers see of their caller.
 
@@ -80,17 +88,21 @@ class Client:
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         name: str = "client",
+        state_dir: Path | str | None = None,
         rng: Random | None = None,
         network: Network | None = None,
         discovery: Discovery | None = None,
     ) -> None:
-        self._addresses = list(dict.fromkeys(parse_peer(address).endpoint for address in addresses))
+        self._given = [parse_peer(address) for address in addresses]
+        self._addresses = list(dict.fromkeys(peer.endpoint for peer in self._given))
+        self._state_dir = state_dir
         self._mesh, self._interface = mesh, interface
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._name = name[:LONGEST_NAME]
         self._rng = rng or Random(SystemRandom().getrandbits(128))
         self._network, self._discovery = network, discovery
         self._opened: _Opened | None = None
+        self._visit: Visit | None = None
         self._closed = False
 
     async def __aenter__(self) -> Client:
@@ -202,15 +214,20 @@ class Client:
     async def _find(self, opened: _Opened, peer: str, seconds: float) -> str:
         """The endpoint of a peer. What was only heard counts where no orchestrator can be asked."""
         if "://" in peer:
-            return parse_peer(peer).endpoint
+            named = parse_peer(peer)
+            if named.key and self._visit is not None:
+                self._visit.membership.book.learn(named.endpoint, named.key)
+            return named.endpoint
         heard, usable = opened.orchestrators.heard(peer), opened.orchestrators.usable()
         if heard and (heard in usable or not usable):
             return heard
         listed = await self.request("listWorkers", {}, timeout=seconds)
-        found = address_of(peer, _field(listed, "workers")) or heard
-        if not found:
+        found = address_of(peer, _field(listed, "workers"))
+        if found:
+            return await self._find(opened, found, seconds)
+        if not heard:
             raise errors.WorkerNotFound(f"no worker of this mesh is called {peer!r}", not_started=True)
-        return found
+        return heard
 
     # --- life
 
@@ -221,10 +238,12 @@ class Client:
         if self._closed:
             raise RuntimeError("this client is closed: make another one")
         if self._opened is None:
-            network = self._network or _zmq()
+            identity = self._identity()
+            self._visit = None if self._network is not None else self._visiting(identity.worker_id)
+            network = self._network or _zmq(self._visit)
             peers = Peers(
                 network=network,
-                identity=self._identity(),
+                identity=identity,
                 rng=self._rng,
                 limits=PeerLimits(connect_timeout=self._connect_timeout, redial_max=REDIAL_MAX),
                 max_peers=MAX_PEERS,
@@ -238,13 +257,31 @@ class Client:
         unique = f"{self._name}-{self._rng.getrandbits(32):08x}"
         return Identity(unique, self._rng.getrandbits(63) + 1, "client", self._name)
 
+    def _visiting(self, worker_id: str) -> Visit:
+        """Raises `Unauthenticated` where this machine is in no such mesh."""
+        from .visit import Visit  # slow to import, and a test brings a network of its own
+
+        state_dir = default_state_dir(os.environ) if self._state_dir is None else Path(self._state_dir)
+        visit = Visit(state_dir, self._mesh, worker_id, cast("FilteringBoundLogger", Silence()))
+        for peer in self._given:
+            if peer.key:
+                visit.membership.book.pin(peer.endpoint, peer.key)
+        return visit
+
+    def _around(self) -> Discovery | None:
+        """Where to listen: for orchestrators, or for the keys of those whose addresses were given."""
+        if self._discovery is not None or self._visit is None:
+            return self._discovery
+        if all(peer.key for peer in self._given) and self._given:
+            return None
+        return self._visit.around(self._interface, keys_only=bool(self._given))
+
     def _orchestrators(self, peers: Peers) -> Orchestrators:
+        discovery = self._around()
         if self._addresses:
-            discovery = None
             complaint = f"no orchestrator answers at {', '.join(self._addresses)}"
             advice = "start one there with `wrk orchestrator`, or give the address that its RPC listens on"
         else:
-            discovery = self._discovery or _mdns(self._mesh, self._interface)
             complaint = f"no orchestrator of mesh {self._mesh!r} answers on {self._interface}"
             advice = (
                 "start one with `wrk orchestrator`, search elsewhere with mesh= or interface=, "
@@ -286,27 +323,26 @@ class Silence:
     warning = error = exception = info
 
 
-def _zmq() -> Network:
+def _zmq(visit: Visit | None) -> Network:
     from .rpc.zmq_link import ZmqNetwork  # slow to import, and a test brings a network of its own
 
-    return ZmqNetwork(asyncio.get_running_loop())
-
-
-def _mdns(mesh: str, interface: str) -> Discovery:
-    from .discovery.mdns import MdnsDiscovery  # slow to import, and not needed where addresses are given
-
-    return MdnsDiscovery(mesh, interface, cast("FilteringBoundLogger", Silence()))
+    assert visit is not None
+    return ZmqNetwork(asyncio.get_running_loop(), membership=visit.membership)
 
 
 def address_of(wanted: str, workers: list[dict[str, Any]]) -> str:
-    """The address of the worker with this id, or of the only one with this name; empty if there is none.
+    """The address, with its key, of the worker with this id, or of the only one with this name; empty if
+    there is none.
 
     `workers` are records of `listWorkers`.
     """
-    by_id = [worker["address"] for worker in workers if wanted in (worker["workerId"], worker["instanceId"])]
-    by_name = [worker["address"] for worker in workers if wanted == worker["name"]]
+    by_id = [worker for worker in workers if wanted in (worker["workerId"], worker["instanceId"])]
+    by_name = [worker for worker in workers if wanted == worker["name"]]
     matches = by_id or (by_name if len(by_name) == 1 else [])
-    return str(matches[0]) if matches else ""
+    if not matches:
+        return ""
+    address, key = str(matches[0]["address"]), str(matches[0].get("publicKey", ""))
+    return f"{address}#{key}" if key else address
 
 
 def _inference(model: str, input: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,23 +50,34 @@ def says(text: str) -> Meta:
 _PORT_RANGE = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 _HOST = r"([^\s:/#,\[\]]{1,253}|\[[0-9A-Fa-f:.%a-z]{2,64}\])"
 
+_KEY = r"[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}"  # Z85; a list in one text may not hold a comma
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Peer = Annotated[
     str,
     Meta(
-        pattern=rf"^tcp://{_HOST}:{_PORT_RANGE}(#[^\s,]{{1,128}})?$(?!\n)",
-        title="tcp://host:port or tcp://host:port#KEY with a port from 1 to 65535",
+        pattern=rf"^tcp://{_HOST}:{_PORT_RANGE}(#{_KEY})?$(?!\n)",
+        title="tcp://host:port or tcp://host:port#KEY with a port from 1 to 65535 and a key of 40 characters",
     ),
 ]
 MeshName = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9._-]{1,63}$(?!\n)", title="1 to 63 of A-Z, a-z, 0-9, dot, underscore, dash"),
 ]
+Range = Annotated[
+    str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$(?!\n)", title="a network such as 10.0.0.0/8")
+]
 MethodLimits = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[int, Meta(ge=1, le=1_000_000)]],
     Meta(max_length=1000),
 ]
 Interface = Annotated[str, Meta(pattern=r"^\S{1,255}$(?!\n)", title="an address or the name of an interface")]
+HostName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._-]{1,253}$(?!\n)", title="a host's name or IPv4 address, without a port")
+]
+FilePath = Annotated[
+    str, Meta(pattern=r"^(\S([^\n]{0,4094}\S)?)?$(?!\n)", title="the path of a file, or nothing")
+]
 Strategy = Literal["round-robin", "least-connections", "weighted", "random", "power-of-two", "peak-ewma"]
 LogFormat = Literal["auto", "json", "pretty"]
 LogLevel = Literal["auto", "debug", "info", "warning", "error"]
@@ -164,6 +175,9 @@ class DiscoverySettings(Section, frozen=True):
     peers: Annotated[list[Peer], Meta(max_length=4096, description=
         "Peers that are always dialled, mDNS or not, as tcp://host:port or tcp://host:port#KEY. Reaches "
         "routed networks and containers, but is kept up by hand.")] = []
+    ranges: Annotated[list[Range], Meta(max_length=256, description=
+        "Networks in which announced peers may be, as 10.0.0.0/8; empty: private addresses, and the networks "
+        "of the own interfaces. Fewer keeps announcements from being dialled that point elsewhere.")] = []
 
 
 class HealthSettings(Section, frozen=True):
@@ -230,9 +244,41 @@ class RoutingSettings(Section, frozen=True):
 class HttpSettings(Section, frozen=True):
     """The HTTP face of the standalone service."""
 
+    interface: Annotated[Interface, says(
+        "Where HTTP listens; RPC has the setting `interface`. On 127.0.0.1 only this machine asks, without "
+        "a key; any other address wants API keys (`wrk key add NAME`) and TLS.")] = "127.0.0.1"
+    allowed_hosts: Annotated[list[HostName], Meta(max_length=256, description=
+        "Further names that callers may use for this server, where no key is asked for: localhost and its "
+        "address always pass. Any other name may be a web page that was lent our address.")] = []
+    tls_certificate: Annotated[FilePath, says(
+        "File with the certificate chain for HTTPS, PEM; with `http.tlsKey`. It keeps keys and prompts from "
+        "whoever listens on the network.")] = ""
+    tls_key: Annotated[FilePath, says(
+        "File with the private key of `http.tlsCertificate`, PEM; nobody but its owner may read it.")] = ""
+    without_tls: Annotated[bool, says(
+        "Serve other machines without TLS. Keys and prompts are then readable on the way, which suits only "
+        "a network where something else encrypts (a VPN, a proxy).")] = False
+    without_keys: Annotated[bool, says(
+        "Serve other machines without API keys. Whoever reaches the port may then use every model; "
+        "registering and removing workers still takes the admin key.")] = False
     body_limit: Annotated[int, size(1024, 1_073_741_824,
         "Longest request body; a longer one is refused with 413. Smaller bounds memory per request; larger "
         "admits images and long contexts.")] = 16_777_216
+    header_timeout: Annotated[int, ms(10, HOUR,
+        "How long a caller may take for a request line and headers, from its connection or their first "
+        "byte. Shorter frees what slow callers hold sooner; longer forgives a bad network.")] = 10_000
+    body_timeout: Annotated[int, ms(10, HOUR,
+        "How long a body may take, and a second more for each 64 KiB that arrived. Shorter frees what slow "
+        "callers hold sooner; longer forgives a network that stalls.")] = 10_000
+    write_timeout: Annotated[int, ms(10, HOUR,
+        "How long a caller may take nothing of an answer that waits for it before it is cut off. Shorter "
+        "bounds what deaf callers hold; longer forgives a reader that pauses.")] = 10_000
+    idle_timeout: Annotated[int, ms(10, HOUR,
+        "How long a connection may rest between two requests. Shorter frees descriptors; longer than "
+        "clients keep theirs lets them close first, and no request is lost.")] = 75_000
+    max_connections: Annotated[int, count(1, 65_536,
+        "Connections open at once; beyond it the one idle longest is closed, and if none is idle the new "
+        "one refused. Fewer saves descriptors; more serves more callers.")] = 4096
     shutdown_timeout: Annotated[int, ms(0, HOUR,
         "How long open HTTP requests may take to end when the service stops. Shorter is gone sooner; longer "
         "cuts off fewer callers.")] = 2000
@@ -255,6 +301,9 @@ class LogSettings(Section, frozen=True):
     level: Annotated[LogLevel, says(
         "Least severe level that is logged; auto: info, or debug with `debug`. Lower shows more and costs "
         "more; higher hides what led up to a fault.")] = "auto"
+    bodies: Annotated[bool, says(
+        "Log what racks are asked and what they answer, shortened: to find a fault, on data that may be "
+        "seen. Off, no prompt reaches a log.")] = False
 
 
 class Settings(Section, frozen=True):
@@ -266,8 +315,8 @@ class Settings(Section, frozen=True):
         "TCP port of the HTTP service; 0: chosen by the kernel. A fixed port is easy to call; 0 never "
         "collides.")] = 8003
     interface: Annotated[Interface, says(
-        "Where to listen and what to announce. 127.0.0.1 stays on this machine; anything else lets the "
-        "network in, which has to be wanted.")] = "127.0.0.1"
+        "Where RPC listens and what is announced: auto is the LAN if there is one, 127.0.0.1 stays on this "
+        "machine. Nobody but members gets in, wherever it listens.")] = "auto"
     load_balancing_strategy: Annotated[Strategy, says(
         "How one of several workers is chosen. round-robin is even and predictable; the load-aware ones "
         "suit uneven requests or machines; random needs no state.")] = "round-robin"

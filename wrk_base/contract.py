@@ -47,7 +47,8 @@ class Capabilities(Shape, frozen=True):
 
 
 class Registration(Shape, frozen=True):
-    """`registerWorker`: where a worker is and what it offers."""
+    """`registerWorker`: where a worker is and what it offers. `public_key` (Z85) is what a dial there needs;
+    it may stand in the address as well, tcp://host:port#KEY."""
 
     worker_id: Id
     address: Address
@@ -55,6 +56,7 @@ class Registration(Shape, frozen=True):
     labels: Labels = {}
     weight: Weight | None = None
     type: Text = ""
+    public_key: Text = ""
 
 
 class Registered(Shape, frozen=True):
@@ -121,12 +123,26 @@ class RackInfo(Shape, frozen=True):
     capabilities: Capabilities = Capabilities()
     labels: Labels = {}
     weight: Weight | None = None
+    public_key: Text = ""
 
 
 class RegisterRack(Shape, frozen=True):
     id: Id
     info: RackInfo
     type: Text = ""
+
+
+class RenewMachine(Shape, frozen=True):
+    """`renewMachine`: the public key (Z85) that the caller's machine certifies with."""
+
+    machine_key: Text
+
+
+class Renewed(Shape, frozen=True):
+    """Its result: the machine's next certificate."""
+
+    certificate: bytes
+    success: bool = True
 
 
 class ForgetRacks(Shape, frozen=True):

@@ -16,6 +16,7 @@ import structlog
 from . import contract, errors
 from .discovery import Found
 from .rpc.client import Peer, PeerEvents
+from .rpc.link import REFUSED
 from .rpc.peers import Peers, call_with_body
 
 REGISTER_SECONDS = 5.0
@@ -48,6 +49,7 @@ class Enrolment(PeerEvents):
         self._heard: dict[str, Found] = {}
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._registering: dict[str, asyncio.Task[Any]] = {}
+        self._refused: dict[str, str] = {}  # endpoint -> the reason last heard there
         self._closed = False
         self.registered: dict[str, str] = {}
 
@@ -86,6 +88,7 @@ class Enrolment(PeerEvents):
 
     def on_ready(self, peer: Peer) -> None:
         assert peer.info is not None
+        self._refused.pop(peer.endpoint, None)
         if peer.info.role != "orchestrator":
             self._peers.release(peer.endpoint)
             return
@@ -94,6 +97,9 @@ class Enrolment(PeerEvents):
     def on_down(self, peer: Peer, reason: str) -> None:
         if self.registered.pop(peer.endpoint, None) is not None:
             self._log.warning("rack.orchestrator_lost", endpoint=peer.endpoint, reason=reason)
+        if reason.startswith(REFUSED) and self._refused.get(peer.endpoint) != reason:
+            self._refused[peer.endpoint] = reason
+            self._log.warning("rack.refused", endpoint=peer.endpoint, reason=reason.removeprefix(REFUSED))
         self._cancel(peer.endpoint, "renew")
 
     def _start_registering(self, peer: Peer) -> None:
@@ -141,7 +147,7 @@ class Enrolment(PeerEvents):
         if self._peers.get(endpoint).ready:
             self._later(endpoint, "forget", FORGET_SECONDS, self._forget_if_gone)
             return
-        for table in (self._heard, self._registering):
+        for table in (self._heard, self._registering, self._refused):
             table.pop(endpoint, None)
         self._peers.release(endpoint)
         self._log.info("rack.orchestrator_forgotten", endpoint=endpoint)

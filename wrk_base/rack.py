@@ -20,6 +20,7 @@ from .rpc.request import Request
 from .worker import Worker, WorkerContext
 
 UNREGISTER_SECONDS = 0.5
+LOGGED_CHARACTERS = 2000  # of a body, with the setting `log.bodies`
 _SUCCESS = wire.pack_head({"success": True})
 
 
@@ -90,13 +91,21 @@ class Rack(Worker):
             )
         self.running += 1
         try:
-            answer = self.infer(head.model_id, request.data(), head.options)
+            asked = request.data()
+            self._log_body("rack.asked", head.model_id, asked)
+            answer = self.infer(head.model_id, asked, head.options)
             if isinstance(answer, AsyncIterator):
                 await request.produce(answer, {"success": True})
             else:
-                request.answer_with(_SUCCESS, await answer)
+                value = await answer
+                self._log_body("rack.answered", head.model_id, value)
+                request.answer_with(_SUCCESS, value)
         finally:
             self.running -= 1
+
+    def _log_body(self, event: str, model_id: str, body: Any) -> None:
+        if self.settings.log.bodies:
+            self.log.info(event, model=model_id, body=repr(body)[:LOGGED_CHARACTERS])
 
     async def _load_model(self, body: Any) -> dict[str, Any]:
         model_id = self._listed(body)
@@ -166,4 +175,5 @@ class Rack(Worker):
             labels=offer.labels,
             weight=offer.weight,
             type=self.context.wtype,
+            public_key=self.membership.public_text if self.membership is not None else "",
         )

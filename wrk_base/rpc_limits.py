@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from .config import Settings
 from .rpc.line import PeerLimits
+from .rpc.link import LinkOptions
 from .rpc.runner import RunLimits
 from .rpc.server import ServerLimits
+
+
+def link_options(settings: Settings) -> LinkOptions:
+    """What the settings say of links."""
+    rpc = settings.rpc
+    return LinkOptions(
+        max_frames=rpc.max_frames,
+        max_message=rpc.max_message_size,
+        handshake_timeout=rpc.handshake_timeout,
+        heartbeat=rpc.heartbeat,
+        heartbeat_timeout=rpc.heartbeat_timeout,
+    )
 
 
 def peer_limits(settings: Settings) -> PeerLimits:

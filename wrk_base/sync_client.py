@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -53,6 +54,7 @@ class SyncClient:
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         name: str = "client",
+        state_dir: Path | str | None = None,
     ) -> None:
         client = Client(
             *addresses,
@@ -61,6 +63,7 @@ class SyncClient:
             timeout=timeout,
             connect_timeout=connect_timeout,
             name=name,
+            state_dir=state_dir,
         )
         self._thread = _LoopThread(client)
         weakref.finalize(self, self._thread.end_soon).atexit = False  # `_end_all` waits for it then

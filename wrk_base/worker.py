@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -20,10 +20,11 @@ import msgspec
 import structlog
 
 from . import __version__, clock, errors
+from .belonging import Belonging
 from .config import Settings
 from .contract import Description, as_body
 from .discovery import Discovery, Found
-from .discovery.advert import Advert
+from .discovery.advert import Advert, facts_of, short_id
 from .loop_lag import LoopLag
 from .rpc import wire
 from .rpc.body import Budget
@@ -34,6 +35,7 @@ from .rpc.peers import Peers
 from .rpc.server import Server
 from .rpc.streams import Stream
 from .rpc_limits import peer_limits, server_limits
+from .security.membership import Membership
 
 CLOSE_SECONDS = 1.0  # for handlers and tasks that were cancelled to end
 GOODBYE_LINGER_MS = 300  # for the last answers to leave
@@ -41,7 +43,8 @@ GOODBYE_LINGER_MS = 300  # for the last answers to leave
 
 @dataclass(slots=True)
 class WorkerContext:
-    """What a worker gets from outside. `section` is its own settings section, parsed."""
+    """What a worker gets from outside. `section` is its own settings section, parsed; `membership` is that
+    of the network, None on an open one."""
 
     settings: Settings
     section: Any
@@ -54,6 +57,7 @@ class WorkerContext:
     discovery: Discovery
     rng: Random
     log: structlog.typing.FilteringBoundLogger
+    membership: Membership | None = None
 
     @property
     def prefix(self) -> str:
@@ -101,6 +105,12 @@ class Worker:
             linger=self.settings.pool_linger / 1000,
             held=held,
         )
+        self.membership = context.membership
+        self._belonging = (
+            Belonging(context.membership, self.server, self.peers, self.spawn, self.log)
+            if context.membership is not None
+            else None
+        )
         self._respond_to_everybody()
 
     # --- what an author overrides
@@ -144,7 +154,8 @@ class Worker:
         self.server.respond(method, handler, raw=raw, blocking=blocking, limit=told)
 
     async def request(self, peer: str, method: str, body: Any = None, timeout: float | None = None) -> Any:
-        """Call `method` of `peer` (`tcp://host:port`, or the id of a worker that discovery knows).
+        """Call `method` of `peer`: the id of a worker that discovery knows, or `tcp://host:port#KEY`, where
+        the key may be left out for one that was heard or called before.
 
         `timeout` is in seconds, by default the setting `requestTimeout`. Raises `WrkError`.
         """
@@ -180,7 +191,10 @@ class Worker:
     def resolve(self, peer: str) -> str:
         """The endpoint of a peer; raises `WorkerNotFound` for an id that discovery does not know."""
         if "://" in peer:
-            return peer.partition("#")[0]
+            endpoint, sharp, key = peer.partition("#")
+            if sharp and self.membership is not None:
+                self.membership.book.learn(endpoint, key)
+            return endpoint
         known = [found for found in self.context.discovery.known() if found.worker_id == peer]
         if not known:
             raise errors.WorkerNotFound(f"no worker {peer!r} was heard on this mesh", not_started=True)
@@ -220,6 +234,8 @@ class Worker:
         await self.open()
         self.endpoint = self.server.listen(self.context.network, self._listen_on())
         self.lag.start()
+        if self._belonging is not None:
+            self._belonging.start()
         await self.on_listening()
         await self.context.discovery.start(self._advert(), self.on_found, self.on_gone)
 
@@ -260,6 +276,8 @@ class Worker:
         except Exception as error:  # a TimeoutError, too
             self.log.error("worker.close_failed", exc_info=error)
         self.lag.stop()
+        if self._belonging is not None:
+            self._belonging.stop()
         await self.server.heard(GOODBYE_LINGER_MS / 1000)
         self.peers.close(GOODBYE_LINGER_MS)
         self.server.close(GOODBYE_LINGER_MS)
@@ -299,7 +317,7 @@ class Worker:
         return f"tcp://{host}:{self.default_port if port is None else port}"
 
     def _advert(self) -> Advert:
-        return Advert(
+        advert = Advert(
             worker_id=self.identity.worker_id,
             epoch=self.identity.epoch,
             role=self.role,
@@ -308,6 +326,10 @@ class Worker:
             port=int(self.endpoint.rpartition(":")[2]),
             version=wire.VERSION,
         )
+        if self.membership is None:
+            return advert
+        advert = replace(advert, mesh_id=short_id(self.membership.mesh_id))
+        return replace(advert, key=self.membership.seal().seal(self.membership.public_key, facts_of(advert)))
 
     # --- methods of every worker
 
@@ -349,6 +371,7 @@ class Worker:
             "endpoint": self.endpoint,
             "role": self.role,
             "mesh": self.settings.discovery.mesh,
+            "publicKey": self.membership.public_text if self.membership is not None else "",
             "startedAt": self._started_at,
         }
 

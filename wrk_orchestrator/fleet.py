@@ -12,23 +12,26 @@ entries at one address are claims on one link, and become one entry when it is g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
 
 from wrk_base import clock, contract, errors
 from wrk_base.discovery import Found
-from wrk_base.discovery.advert import parse_peer
+from wrk_base.discovery.advert import StaticPeer, parse_peer
 from wrk_base.rpc.client import Peer, PeerEvents
 from wrk_base.rpc.identity import PeerInfo
 from wrk_base.rpc.link import Network
 from wrk_base.rpc.peers import Peers, call_with_body
+from wrk_base.security import z85
+from wrk_base.security.membership import Membership
 
 from .health_changes import Change, CloseLink, ProbeNow, Redial, SetLimit, Transition
 from .health_monitor import HealthMonitor
 from .health_table import Observation, State
 from .load_balancer import LoadBalancer
+from .owners import Owners
 from .records import Changes, Joined, Left, Updated, WorkerRecord
 from .service_registry import ServiceRegistry
 
@@ -106,8 +109,11 @@ class Fleet:
         on_left: Callable[[WorkerRecord], None],
         probe_timeout: float,
         max_links: int,
+        owners: Owners,
+        membership: Membership | None,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
+        self._owners, self._membership = owners, membership
         self.registry, self.balancer, self.health = registry, balancer, health
         self._peers, self._network, self._spawn = peers, network, spawn
         self._on_room, self._on_left = on_room, on_left
@@ -132,9 +138,14 @@ class Fleet:
         Raises `BadRequest` for an address that cannot be one, `PermissionDenied` for an identity in
         use, `CapacityExceeded` for `maxWorkersPerModel`.
         """
-        endpoint = _endpoint(offer.address)
+        where = _parsed(offer.address)
+        endpoint, key = where.endpoint, offer.public_key or where.key
         if by is not None:
+            self._owners.claim(by)
+            _check_models(by, offer.capabilities.models)
             endpoint = self._place_of(by, endpoint)
+            key = _key_of(by)
+        self._learn(endpoint, key)
         record = WorkerRecord(
             worker_id=offer.worker_id,
             address=endpoint,
@@ -150,12 +161,19 @@ class Fleet:
             source=source,
             manual=by is None,
             registered_at=clock.wall_ms(),
+            public_key=key,
         )
         self._carry_out(self.registry.register(record, self._loop.time()))
         held = self.registry.holder(offer.worker_id) or record
         if held.worker_id not in self._link_of:  # there was no room for a link when it came
             self._connect(held)
         return held
+
+    def _learn(self, endpoint: str, key: str) -> None:
+        """Note whose key answers there; who answers there now is not put out by another's word."""
+        there = self._links.get(endpoint)
+        if key and self._membership is not None and (there is None or there.answers is None):
+            self._membership.book.learn(endpoint, key)
 
     def remove(self, worker_id: str, reason: str) -> None:
         """Raises `WorkerNotFound`."""
@@ -268,7 +286,12 @@ class Fleet:
         info = peer.info
         assert info is not None
         if info.role == "orchestrator" or not (link.claims or info.role == "rack"):
-            self._refuse(link, info.role)
+            self._refuse(link, f"no rack answers there, but one in the role of {info.role}")
+            return
+        try:
+            self._owners.claim(info)
+        except errors.PermissionDenied as error:
+            self._refuse(link, error.message)
             return
         for worker_id in tuple(link.claims):
             record = self.registry.get(worker_id)
@@ -284,13 +307,12 @@ class Fleet:
             self.observe(link.worker_id, Observation.GOODBYE)
         self._start_pull(link)
 
-    def _refuse(self, link: RackLink, role: str) -> None:
+    def _refuse(self, link: RackLink, why: str) -> None:
         link.worker_id = ""
         for worker_id in link.claims:
-            cause = f"{link.endpoint}: no rack answers there, but one in the role of {role}"
-            self.observe(worker_id, Observation.CANNOT_DIAL, cause)
+            self.observe(worker_id, Observation.CANNOT_DIAL, f"{link.endpoint}: {why}")
         if not link.claims:
-            self._log.debug("fleet.not_a_rack", endpoint=link.endpoint, role=role)
+            self._log.debug("fleet.refused", endpoint=link.endpoint, reason=why)
             self._close_link(link)
 
     def link_down(self, link: RackLink, reason: str) -> None:
@@ -352,7 +374,8 @@ class Fleet:
         if held is None:
             address = self._place_of(info, link.endpoint)
         else:  # to a manual entry it matters where the rack says that it is
-            address = _endpoint(offer.address) if held.manual and offer.address else link.endpoint
+            address = _parsed(offer.address).endpoint if held.manual and offer.address else link.endpoint
+        _check_models(info, offer.models)
         record = WorkerRecord(
             worker_id=info.worker_id,
             address=address,
@@ -367,6 +390,7 @@ class Fleet:
             epoch=info.epoch,
             source=held.source if held is not None else link.source,
             registered_at=held.registered_at if held is not None else clock.wall_ms(),
+            public_key=_key_of(info),
         )
         self._carry_out(self.registry.register(record, self._loop.time()))
 
@@ -486,6 +510,7 @@ class Fleet:
             "labels": record.labels,
             "weight": record.weight,
             "instanceId": record.instance_id,
+            "publicKey": record.public_key,
             "foundBy": heard_by.get(record.instance_id, record.source),
             "manual": record.manual,
             "registeredAt": record.registered_at,
@@ -494,8 +519,23 @@ class Fleet:
         return {**shown, **self.health.describe(record.worker_id, self._loop.time())}
 
 
-def _endpoint(address: str) -> str:
+def _parsed(address: str) -> StaticPeer:
     try:
-        return parse_peer(address).endpoint
+        return parse_peer(address)
     except ValueError as error:
         raise errors.BadRequest(f"address: {error}", data={"field": "address"}) from None
+
+
+def _key_of(info: PeerInfo) -> str:
+    return z85.encode(info.member.key) if info.member is not None else ""
+
+
+def _check_models(info: PeerInfo, models: Iterable[str]) -> None:
+    """Raises `PermissionDenied` for models that the rack was not invited for."""
+    allowed = info.member.models if info.member is not None else None
+    others = sorted(set(models) - allowed) if allowed is not None else []
+    if others:
+        mine = ", ".join(sorted(allowed or ()))
+        raise errors.PermissionDenied(
+            f"the machine of {info.worker_id} was invited for {mine}, and not for {', '.join(others[:5])}"
+        )

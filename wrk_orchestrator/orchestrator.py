@@ -11,11 +11,12 @@ import asyncio
 from typing import Any
 
 from wrk_base import clock, contract, errors
-from wrk_base.discovery import Found
+from wrk_base.discovery import Found, HearsOthers
 from wrk_base.rpc import wire
 from wrk_base.rpc.call import Reply
 from wrk_base.rpc.identity import PeerInfo
 from wrk_base.rpc.request import Request
+from wrk_base.security.roles import OPERATOR
 from wrk_base.store import Store
 from wrk_base.worker import Worker, WorkerContext
 
@@ -25,6 +26,8 @@ from .health_monitor import HealthMonitor
 from .health_policy import HealthPolicy
 from .health_table import Observation
 from .load_balancer import LoadBalancer
+from .members import Members
+from .owners import Owners
 from .records import WorkerRecord
 from .routing import Question, Router, simulated
 from .service_registry import ServiceRegistry
@@ -53,6 +56,7 @@ class OrchestratorWorker(Worker):
         )
         self.health_monitor = HealthMonitor(_policy(context), context.rng)
         self.admission = Admission(settings.routing.queue_limit, settings.routing.queue_timeout / 1000)
+        self.owners = Owners(self.identity.worker_id)
         self.fleet = Fleet(
             registry=self.registry,
             balancer=self.balancer,
@@ -64,8 +68,11 @@ class OrchestratorWorker(Worker):
             on_left=self._forget,
             probe_timeout=settings.health.probe_timeout / 1000,
             max_links=settings.rpc.max_peers,
+            owners=self.owners,
+            membership=context.membership,
             log=self.log,
         )
+        self.members = Members(context.membership, self.server, self.peers, self.registry)
         self.router = Router(
             self.balancer,
             self.fleet,
@@ -93,6 +100,8 @@ class OrchestratorWorker(Worker):
         self.respond("drainWorker", lambda body: self.hold(body, Observation.OPERATOR_DRAIN))
         self.respond("quarantineWorker", lambda body: self.hold(body, Observation.OPERATOR_QUARANTINE))
         self.respond("releaseWorker", lambda body: self.hold(body, Observation.OPERATOR_RELEASE))
+        self.respond("listMembers", lambda _: self.members.list())
+        self.respond("renewMachine", self.members.renew)
         self.respond("registerRack", self._register_rack)
         self.respond("listRacks", lambda body: self.list_workers(body))
         self.respond("forgetRacks", self._forget_racks)
@@ -101,6 +110,7 @@ class OrchestratorWorker(Worker):
 
     async def open(self) -> None:
         self._store = Store(self.context.state_dir / f"{self.context.prefix}.sqlite")
+        self.owners.open(self._store)
 
     async def on_listening(self) -> None:
         self._restore_registrations()
@@ -149,6 +159,8 @@ class OrchestratorWorker(Worker):
         """`registerWorker`. A registration by anybody but the worker itself is manual and is kept."""
         offer = contract.parse(contract.Registration, body, what="registration")
         itself = by if by is not None and by.worker_id == offer.worker_id else None
+        if itself is None:
+            _check_operator(by, offer.worker_id)
         record = self.fleet.register(offer, source=source, by=itself)
         if itself is None:
             self._keep(offer, source)
@@ -199,23 +211,30 @@ class OrchestratorWorker(Worker):
                 return {"success": True}
             if record.epoch > request.peer.epoch:  # a late word of an earlier start
                 return {"success": True}
+        else:
+            _check_operator(request.peer, worker_id)
         return self.unregister(worker_id)
 
     def _register_rack(self, body: Any, request: Request) -> dict[str, Any]:
         rack = contract.parse(contract.RegisterRack, body, what="registration")
         info = rack.info
         offer = contract.Registration(
-            rack.id, info.address, info.capabilities, info.labels, info.weight, rack.type
+            rack.id, info.address, info.capabilities, info.labels, info.weight, rack.type, info.public_key
         )
         return self.register(contract.as_body(offer), source="rpc", by=request.peer)
 
     def _forget_racks(self, body: Any) -> dict[str, Any]:
+        """An id that is kept for a machine's worker is freed, too, registered or not."""
         wanted = contract.parse(contract.ForgetRacks, body)
-        records = self.registry.all() if wanted.all else [self.fleet.entry(rack_id) for rack_id in wanted.ids]
+        kept = {name for name in wanted.ids if name in self.owners and self.registry.holder(name) is None}
+        named = (self.fleet.entry(name) for name in wanted.ids if name not in kept)
+        records = self.registry.all() if wanted.all else list(named)
         ids = dict.fromkeys(record.worker_id for record in records)
         for worker_id in ids:
             self.unregister(worker_id)
-        return {"success": True, "forgotten": len(ids)}
+        for worker_id in (*ids, *kept):
+            self.owners.forget(worker_id)
+        return {"success": True, "forgotten": len(ids) + len(kept)}
 
     # --- routing
 
@@ -323,7 +342,14 @@ class OrchestratorWorker(Worker):
             "rpcClients": self.peers.stats(),
             "routing": dict(self.router.counters),
             "discovery": self.context.discovery.counters(),
+            "otherMeshes": self._other_meshes(),
         }
+
+    def _other_meshes(self) -> list[dict[str, str]]:
+        """Meshes that were heard on the network and are not ours."""
+        heard = self.context.discovery
+        others = heard.strangers() if isinstance(heard, HearsOthers) else []
+        return [{"name": other.name, "id": other.mesh_id} for other in others]
 
     def load_balancing_stats(self) -> dict[str, Any]:
         """`getLoadBalancingStats`: figures per worker."""
@@ -351,6 +377,14 @@ class OrchestratorWorker(Worker):
         if self.stopping:
             return "it is draining"
         return "" if self.started.is_set() else "it is starting"
+
+
+def _check_operator(by: PeerInfo | None, worker_id: str) -> None:
+    """Raises `PermissionDenied` for a rack that speaks for another. HTTP asks for its own key before."""
+    if by is not None and by.member is not None and OPERATOR not in by.member.roles:
+        raise errors.PermissionDenied(
+            f"{by.worker_id} speaks for itself alone, not for {worker_id}: that takes the role of operator"
+        )
 
 
 def _simulates(head: contract.InferenceHead) -> bool:

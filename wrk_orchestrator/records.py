@@ -13,9 +13,10 @@ from typing import NamedTuple, TypeAlias
 class WorkerRecord:
     """One worker: what it offers when it is handed in, what the registry holds afterwards.
 
-    `address` is tcp://host:port; `instance_id` is "" until a dial-back has shown who answers there.
-    `weight` is None unless set by hand. `source` is "mdns", "static", "rpc" or "http"; `manual`
-    marks the operator's own registrations. `registered_at` is Unix milliseconds.
+    `address` is tcp://host:port, `public_key` (Z85) what a dial there needs; `instance_id` is "" until a
+    dial-back has shown who answers there. `weight` is None unless set by hand. `source` is "mdns",
+    "local", "static", "rpc" or "http"; `manual` marks the operator's own registrations.
+    `registered_at` is Unix milliseconds.
     """
 
     worker_id: str
@@ -32,6 +33,7 @@ class WorkerRecord:
     source: str = "rpc"
     manual: bool = False
     registered_at: int = 0
+    public_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 The face is another way to the same registry, balancer and router, never a second one. It accepts before
 `started` is set and until the drain is over: first `/ready` says no and new inference is refused, then
-what is under way ends, then the server goes.
+what is under way ends, then the server goes. Whether it may listen at all is decided before anything does.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from wrk_base.discovery.addresses import resolve_interface
+from wrk_base.errors import StartError
 from wrk_base.worker import WorkerContext
 
+from .http import exposure, tls
 from .http.app import App
+from .http.gate import Gate
+from .http.inference import Inference
+from .http.key_files import KeyFile, LiveKeys, admin_key
 from .http.server import HttpServer
 from .orchestrator import OrchestratorWorker
 
@@ -22,14 +28,35 @@ class OrchestratorService(OrchestratorWorker):
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)
-        settings = self.settings
         self.http_endpoint = ""
-        self._app = App(self)
-        self._http = HttpServer(self._app, context.host, settings.port, settings.http.shutdown_timeout / 1000)
+        self._inference = Inference(self)
+        self._http: HttpServer | None = None
         self._http_drain: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        host, settings = _http_host(self.settings.http.interface), self.settings.http
+        file = KeyFile(self.context.state_dir)
+        wanted = exposure.wants_keys(host, settings)
+        for waived in exposure.check(host, settings, have_keys=wanted and bool(file.read())):
+            self.log.warning(waived.event, address=host, advice=waived.advice)
+        gate = Gate(
+            admin_key(self.context.state_dir),
+            names=(host, *settings.allowed_hosts),
+            keys=LiveKeys(file, self.log) if wanted else None,
+        )
+        app = App(self, self._inference, gate)
+        self._http = HttpServer(app, host, self.settings.port, settings, tls.server_context(settings))
+        if self._http.max_connections < settings.max_connections:
+            self.log.warning(
+                "http.connections_capped",
+                connections=self._http.max_connections,
+                advice="there are no more file descriptors: raise ulimit -n, or lower http.maxConnections",
+            )
+        await super().open()
 
     async def on_listening(self) -> None:
         await super().on_listening()
+        assert self._http is not None
         self.http_endpoint = await self._http.start()
         self.log.info("http.started", endpoint=self.http_endpoint)
 
@@ -40,12 +67,13 @@ class OrchestratorService(OrchestratorWorker):
     async def after_drain(self) -> None:
         if self._http_drain is not None:
             await self._http_drain
-        await self._http.stop()
+        if self._http is not None:
+            await self._http.stop()
         await super().after_drain()
 
     def hurry(self) -> None:
         super().hurry()
-        self._app.inference.cancel_all()
+        self._inference.cancel_all()
 
     def status(self) -> dict[str, Any]:
         return {**super().status(), "http": self.http_endpoint}
@@ -54,7 +82,15 @@ class OrchestratorService(OrchestratorWorker):
         """Beside the drain of RPC and as long as it."""
         try:
             async with asyncio.timeout(self.settings.stop.drain_timeout / 1000):
-                await self._app.inference.drained()
+                await self._inference.drained()
         except TimeoutError:
-            self.log.warning("http.drain_cut", running=self._app.inference.in_flight)
-            self._app.inference.cancel_all()
+            self.log.warning("http.drain_cut", running=self._inference.in_flight)
+            self._inference.cancel_all()
+
+
+def _http_host(interface: str) -> str:
+    """The address to bind; raises `StartError`."""
+    try:
+        return resolve_interface(interface)
+    except StartError as error:
+        raise StartError(str(error).replace("--interface", "--http.interface", 1)) from None

@@ -27,9 +27,13 @@ def _small(packed: bytes) -> bool:
     return len(packed) < zmq.COPY_THRESHOLD
 
 
-def serve() -> None:
+def serve(key: str = "", secret: bytes = b"") -> None:
+    """With a pair of keys, encrypted; the address then carries the public one behind a #."""
     router = _socket(zmq.ROUTER)
-    cell.ready(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+    if key:
+        router.curve_server, router.curve_secretkey = True, secret
+    address = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+    cell.ready(f"{address}#{key}" if key else address)
     while True:
         caller, number, packed = router.recv_multipart()
         asked = msgpack.unpackb(packed)
@@ -42,8 +46,7 @@ def serve() -> None:
 @contextmanager
 def echo(address: str, window: int, size: int) -> Iterator[cell.Lap]:
     body = cell.body(size)
-    with closing(_socket(zmq.DEALER)) as dealer:
-        dealer.connect(address)
+    with closing(_connected(address)) as dealer:
         dealer.send_multipart((b"0", msgpack.packb(body)))
         cell.check(msgpack.unpackb(dealer.recv_multipart()[1]), body)
         yield lambda requests: _drive(dealer, body, window, requests, answers=1)
@@ -51,9 +54,18 @@ def echo(address: str, window: int, size: int) -> Iterator[cell.Lap]:
 
 @contextmanager
 def stream(address: str, window: int, items: int) -> Iterator[cell.Lap]:
-    with closing(_socket(zmq.DEALER)) as dealer:
-        dealer.connect(address)
+    with closing(_connected(address)) as dealer:
         yield lambda requests: _drive(dealer, items, window, requests, answers=items)
+
+
+def _connected(address: str) -> zmq.Socket[bytes]:
+    dealer = _socket(zmq.DEALER)
+    endpoint, _, key = address.partition("#")
+    if key:
+        dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
+        dealer.curve_serverkey = key.encode()
+    dealer.connect(endpoint)
+    return dealer
 
 
 def _drive(

@@ -20,8 +20,8 @@ import zmq
 from tests.fakes.aio import LoopName, Watch, closed, eventually, open_files, run
 from tests.fakes.network import FakeNetwork
 from wrk_base.errors import StartError
-from wrk_base.rpc.link import Link, Listener, Network
-from wrk_base.rpc.zmq_link import LinkOptions, ZmqNetwork
+from wrk_base.rpc.link import Link, LinkOptions, Listener, Network
+from wrk_base.rpc.zmq_link import ZmqNetwork
 
 ANY_PORT = "tcp://127.0.0.1:0"
 MAX_MESSAGE = 1_048_576

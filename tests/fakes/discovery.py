@@ -2,22 +2,27 @@
 
 A `BusDiscovery` is one process's ear and voice on it and keeps every promise of `Discovery`. Findings
 are delivered by `call_soon`, in order. Faults are named after what happens on a network: a process is
-`deaf` (hears nobody), `mute` (nobody hears it), or leaves by `vanish`, without a goodbye.
+`deaf` (hears nobody), `mute` (nobody hears it), or leaves by `vanish`, without a goodbye. On a bus with a
+`seal` all are members: what they find has the key that was sealed, and who sealed none is not heard.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
-from wrk_base.discovery import Found, OnFound
-from wrk_base.discovery.advert import Advert
+from wrk_base.discovery import Found, OnFound, OtherMesh
+from wrk_base.discovery.advert import Advert, facts_of
+from wrk_base.security import z85
+from wrk_base.security.seal import Seal
 
 
 class Bus:
     """All processes of a test that announce and listen."""
 
-    def __init__(self) -> None:
+    def __init__(self, seal: Seal | None = None) -> None:
+        self.seal = seal
         self.members: list[BusDiscovery] = []
 
     def join(self, mesh: str, *, deaf: bool = False, mute: bool = False) -> BusDiscovery:
@@ -45,7 +50,7 @@ class BusDiscovery:
 
     async def start(self, advert: Advert | None, on_found: OnFound, on_gone: OnFound) -> None:
         self._on_found, self._on_gone = on_found, on_gone
-        self._own = None if advert is None else _found(advert)
+        self._own = None if advert is None else _found(advert, self._bus.seal)
         self._bus.members.append(self)
         for other in self._bus.others(self):
             other.announce_to(self)
@@ -75,6 +80,10 @@ class BusDiscovery:
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
 
+    def strangers(self) -> list[OtherMesh]:
+        """Nobody: meshes on a bus do not hear each other."""
+        return []
+
     def announce_to(self, other: BusDiscovery) -> None:
         if self._own is not None and not self.mute:
             other.hear(self._own)
@@ -94,8 +103,12 @@ class BusDiscovery:
         asyncio.get_running_loop().call_soon(lambda: tell() if self in self._bus.members else None)
 
 
-def _found(advert: Advert) -> Found:
-    return Found(advert.endpoint, "mdns", advert.worker_id, advert.epoch, advert.role)
+def _found(advert: Advert, seal: Seal | None) -> Found | None:
+    found = Found(advert.endpoint, "mdns", advert.worker_id, advert.epoch, advert.role)
+    if seal is None:
+        return found
+    key = seal.open(advert.key, facts_of(advert))
+    return None if key is None else replace(found, key=z85.encode(key))
 
 
 def _nobody(found: Found) -> None:

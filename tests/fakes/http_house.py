@@ -109,7 +109,7 @@ class Raw:
         self.writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
 
     def post(self, body: bytes) -> None:
-        self.send(f"POST {ROUTE} HTTP/1.1\nhost: x\ncontent-length: {len(body)}", body)
+        self.send(f"POST {ROUTE} HTTP/1.1\nhost: localhost\ncontent-length: {len(body)}", body)
 
     async def answer(self) -> tuple[int, dict[str, str], Any]:
         """(status, headers, decoded body) of the next answer."""
@@ -207,11 +207,17 @@ async def house(tmp_path: Path, **changes: Any) -> AsyncIterator[House]:
         try:
             await rack.start()
             await eventually(lambda: routable(service))
-            async with httpx.AsyncClient(base_url=service.http_endpoint, timeout=20) as http:
+            headers = {"x-wrk-admin-key": admin_key(tmp_path)}
+            async with httpx.AsyncClient(base_url=service.http_endpoint, timeout=20, headers=headers) as http:
                 yield House(service, rack, http)
         finally:
             await service.stop()
             await rack.stop()
+
+
+def admin_key(tmp_path: Path) -> str:
+    """As in `curl -H "x-wrk-admin-key: $(cat STATE_DIR/admin.key)"`."""
+    return (tmp_path / "admin.key").read_text().strip()
 
 
 def routable(service: OrchestratorService) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from wrk_base.errors import StartError
 from wrk_base.rpc.link import LinkEvents, ListenerEvents
+from wrk_base.rpc.membership import Membership
 from wrk_base.rpc.tick import Tick
 
 FIRST_PORT = 20_000
@@ -34,6 +35,7 @@ class FakeNetwork:
         self._tick: Tick | None = None
 
     rescued = 0  # nothing is ever forgotten in memory
+    membership: Membership | None = None
 
     @property
     def tick(self) -> Tick:
@@ -152,6 +154,12 @@ class FakeListener(_End):
         link.arrive(message, chunk)
         return True
 
+    def key_of(self, routing_id: bytes) -> bytes:
+        return b""
+
+    def settled(self, routing_id: bytes) -> None:
+        """Nobody is thrown out here for saying nothing."""
+
     def expel(self, routing_id: bytes) -> None:
         link = self.links.get(routing_id)
         if link is not None:
@@ -194,6 +202,8 @@ class FakeListener(_End):
 
 
 class FakeLink(_End):
+    key = b""
+
     def __init__(self, network: FakeNetwork, endpoint: str, events: LinkEvents) -> None:
         super().__init__(network, endpoint)
         self._events = events

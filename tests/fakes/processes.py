@@ -1,12 +1,13 @@
 """Real worker processes for tests: started in a state directory and a mesh of their own, ended with them.
 
     with start_worker(["--wtype", "racks.sim:SimRack", "--rack", "r1"], tmp_path) as rack:
-        run(...)  # in there: async with client() as mesh: await mesh.request(rack.endpoint, ...)
+        run(...)  # in there: async with client(rack) as mesh: await mesh.request(rack.endpoint, ...)
 
 A worker counts as started once its status file is there, which it writes when it answers calls. Workers
-that are started with the same `tmp_path` share one mesh, which nobody else has. Leaving the block ends
-the process, and fails if it does not end cleanly by itself; a test that fails shows the process's log.
-This is the only place where tests look at processes again and again.
+that are started with the same `tmp_path` share one mesh, which nobody else has; it is made in the state
+directory before the first start. Leaving the block ends the process, and fails if it does not end cleanly
+by itself; a test that fails shows the process's log. This is the only place where tests look at processes
+again and again.
 """
 
 from __future__ import annotations
@@ -27,10 +28,16 @@ from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tests.fakes.mesh import join
+from tests.fakes.rpc import RecordedLog
+from wrk_base.discovery.local import read_status
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.zmq_link import ZmqNetwork
+from wrk_base.security.keybook import KeyBook
+from wrk_base.security.mesh_files import MeshFiles
+from wrk_base.visit import Visit
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT = "import sys; from wrk_base.boot import main; sys.exit(main(sys.argv[1:]))"
@@ -38,6 +45,7 @@ THIS_PYTHON = (sys.executable, "-c", BOOT)
 START_S = 60.0  # guards against a hang on a busy machine; nothing here is measured
 END_S = 20.0
 PAUSE_S = 0.01
+LOOPBACK = "127.0.0.1"
 LOG_SHOWN = 8000  # characters
 
 T = TypeVar("T")
@@ -158,13 +166,22 @@ def spawn_worker(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     command: Sequence[str] = THIS_PYTHON,
+    in_mesh: bool = True,
+    interface: str = LOOPBACK,
 ) -> ProcessHandle:
-    """Start a worker and do not wait for it; for starts that are meant to fail or to race."""
+    """Start a worker and do not wait for it; for starts that are meant to fail or to race.
+
+    The machine, which is what a state directory stands for, is in the mesh unless `in_mesh` is False. An
+    `interface` of "" leaves the choice to the worker.
+    """
     rest = list(args)
-    state = Path(rest[rest.index("--state-dir") + 1]) if "--state-dir" in rest else tmp_path / "state"
-    defaults = {"--state-dir": str(state), "--discovery.mesh": mesh_of(tmp_path), "--log.format": "json"}
-    for flag, value in defaults.items():
-        if flag not in rest:
+    state = Path(_value(rest, "--state-dir") or tmp_path / "state")
+    mesh = _value(rest, "--discovery.mesh") or mesh_of(tmp_path)
+    if in_mesh:
+        MeshFiles(state, mesh).create("first", time.time())
+    defaults = {"--state-dir": str(state), "--discovery.mesh": mesh, "--log.format": "json"}
+    for flag, value in {**defaults, "--interface": interface}.items():
+        if value and flag not in rest:
             rest += [flag, value]
     mine = {key: value for key, value in os.environ.items() if not key.startswith("WRK_")}
     log_file = tmp_path / f"worker-{secrets.token_hex(4)}.log"
@@ -181,6 +198,21 @@ def spawn_worker(
     return ProcessHandle(process, state, log_file)
 
 
+def join_machine(tmp_path: Path, name: str, *roles: str, models: set[str] | None = None) -> Path:
+    """The state directory of another machine, which joins the mesh of `tmp_path`: `--state-dir` of its
+    processes."""
+    mesh, now = mesh_of(tmp_path), time.time()
+    first = MeshFiles(tmp_path / "state", mesh)
+    first.create("first", now)
+    join(first, tmp_path / name, name, *roles, models=models, now=now)
+    return tmp_path / name
+
+
+def _value(args: Sequence[str], flag: str) -> str:
+    """What follows the flag; empty where it is not there."""
+    return args[args.index(flag) + 1] if flag in args else ""
+
+
 def start_worker(
     args: Sequence[str],
     tmp_path: Path,
@@ -188,10 +220,19 @@ def start_worker(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     command: Sequence[str] = THIS_PYTHON,
+    in_mesh: bool = True,
+    interface: str = LOOPBACK,
     timeout: float = START_S,
 ) -> ProcessHandle:
     """A worker that is ready for calls; `args` are those of `wrk worker`, `--wtype` among them."""
-    handle = spawn_worker(args, tmp_path, env=env, cwd=cwd, command=command)
+    handle = spawn_worker(
+        args, tmp_path, env=env, cwd=cwd, command=command, in_mesh=in_mesh, interface=interface
+    )
+    return ready(handle, timeout)
+
+
+def ready(handle: ProcessHandle, timeout: float = START_S) -> ProcessHandle:
+    """The same worker once it is ready for calls."""
     try:
         handle.status = wait_until(lambda: _status_of(handle), timeout, "the start of a worker")
     except BaseException:
@@ -214,10 +255,30 @@ def _status_of(handle: ProcessHandle) -> dict[str, Any] | None:
     return None
 
 
+class _StatusBook(KeyBook):
+    """Knows the keys of the processes of one state directory, those that start later, too."""
+
+    def __init__(self, state: Path, mesh: str) -> None:
+        super().__init__()
+        self._directory, self._mesh = state / "status", mesh
+
+    def key_of(self, endpoint: str) -> bytes | None:
+        for found in read_status(self._directory, self._mesh):
+            self.learn(found.endpoint, found.key)
+        return super().key_of(endpoint)
+
+
 @asynccontextmanager
-async def client() -> AsyncIterator[Peers]:
-    """A caller over real sockets: `await mesh.request(endpoint, method, body, timeout=5)`."""
-    network = ZmqNetwork(asyncio.get_running_loop())
+async def client(worker: ProcessHandle) -> AsyncIterator[Peers]:
+    """A caller over real sockets: `await mesh.request(endpoint, method, body, timeout=5)`.
+
+    It is a client and an operator on the machine and in the mesh of `worker`, and can call every process
+    that runs there.
+    """
+    log: Any = RecordedLog()
+    visit = Visit(worker.state, worker.status["mesh"], "test-client", log)
+    visit.membership.book = _StatusBook(worker.state, worker.status["mesh"])
+    network = ZmqNetwork(asyncio.get_running_loop(), membership=visit.membership)
     identity = Identity("test-client", epoch=1, role="client")
     peers = Peers(
         network=network, identity=identity, rng=Random(0), limits=PeerLimits(), max_peers=64, linger=60.0

@@ -7,37 +7,18 @@ that finds them as a user's would.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fakes.processes import ROOT, ProcessHandle, mesh_of, start_worker, wait_until
+from tests.fakes.machine import Machine, Ran
+from tests.fakes.processes import ProcessHandle, join_machine, start_worker, wait_until
+from wrk_base.security.mesh_files import MeshFiles
 
-COMMAND = (sys.executable, "-m", "wrk_orchestrator.cli.main")
 NOBODY = "tcp://127.0.0.1:1"
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    def refused(self) -> str:
-        """The one line that a refused command says."""
-        assert (self.code, self.out, self.err.count("\n")) == (1, "", 1), self
-        return self.err
 
 
 class Mesh:
@@ -45,28 +26,25 @@ class Mesh:
 
     def __init__(self, folder: Path, orchestrator: ProcessHandle, rack: ProcessHandle) -> None:
         self.folder, self.orchestrator, self.rack = folder, orchestrator, rack
+        self._here = Machine(folder, orchestrator.state.name)
+        self._machines = count()
 
     def wrk(self, *words: str, stdin: str = "", **environment: str) -> Ran:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("WRK_")}
-        here = {
-            "WRK_STATE_DIR": str(self.orchestrator.state),
-            "WRK_DISCOVERY__MESH": mesh_of(self.folder),
-            "PYTHONPATH": str(ROOT),
-        }
-        ran = subprocess.run(
-            [*COMMAND, *words],
-            env={**clean, **here, **environment},
-            cwd=self.folder,
-            input=stdin,
-            capture_output=True,
-            text=True,
-        )
-        assert "Traceback" not in ran.stderr, ran.stderr
-        return Ran(ran.returncode, ran.stdout, ran.stderr)
+        return self._here.wrk(*words, stdin=stdin, **environment)
+
+    def another_machine(self) -> dict[str, str]:
+        """The environment of a shell on a machine of the mesh where nothing runs."""
+        name = f"machine-{next(self._machines)}"
+        return {"WRK_STATE_DIR": str(join_machine(self.folder, name, "client", "operator"))}
 
     def is_complete(self) -> bool:
         listed = self.wrk("workers", "--json").json["workers"]
         return [(worker["state"], worker["foundBy"]) for worker in listed] == [("healthy", "mdns")]
+
+
+def with_key(worker: ProcessHandle) -> str:
+    """The address that anybody can dial who has heard of nothing."""
+    return f"{worker.endpoint}#{worker.status['publicKey']}"
 
 
 @pytest.fixture(scope="module")
@@ -116,38 +94,58 @@ def test_the_status_is_consolidated(mesh: Mesh) -> None:
 # --- how the orchestrator is found
 
 
-def test_it_is_found_by_mdns_where_no_status_file_tells(mesh: Mesh, tmp_path: Path) -> None:
-    ran = mesh.wrk("workers", "--json", WRK_STATE_DIR=str(tmp_path))
-    assert ran.json["total"] == 1
+def test_it_is_found_by_mdns_where_no_status_file_tells(mesh: Mesh) -> None:
+    assert mesh.wrk("workers", "--json", **mesh.another_machine()).json["total"] == 1
 
 
-def test_it_is_found_as_a_static_peer_where_mdns_is_off(mesh: Mesh, tmp_path: Path) -> None:
-    quiet = {"WRK_STATE_DIR": str(tmp_path), "WRK_DISCOVERY__MDNS": "false"}
-    peers = f"{mesh.rack.endpoint},{mesh.orchestrator.endpoint}"
+def test_it_is_found_as_a_static_peer_where_mdns_is_off(mesh: Mesh) -> None:
+    quiet = {**mesh.another_machine(), "WRK_DISCOVERY__MDNS": "false"}
+    peers = ",".join(with_key(worker) for worker in (mesh.rack, mesh.orchestrator))
     assert mesh.wrk("workers", "--json", WRK_DISCOVERY__PEERS=peers, **quiet).json["total"] == 1
     assert "mDNS is switched off" in mesh.wrk("workers", **quiet).refused()
 
 
-def test_it_is_dialled_where_the_user_says(mesh: Mesh, tmp_path: Path) -> None:
-    quiet = {"WRK_STATE_DIR": str(tmp_path), "WRK_DISCOVERY__MDNS": "false"}
-    for peer in (mesh.orchestrator.endpoint, f"{mesh.orchestrator.endpoint}#a-key-of-its-own"):
-        assert mesh.wrk("workers", "--json", "--peer", peer, **quiet).json["total"] == 1
+def test_it_is_dialled_where_the_user_says(mesh: Mesh) -> None:
+    address, quiet = mesh.orchestrator.endpoint, {**mesh.another_machine(), "WRK_DISCOVERY__MDNS": "false"}
+    assert mesh.wrk("workers", "--json", "--peer", with_key(mesh.orchestrator), **quiet).json["total"] == 1
+    refused = mesh.wrk("workers", "--peer", address, **quiet).refused()
+    assert "its public key is not known here" in refused
+    assert "`wrk mesh`" in refused
+    assert mesh.wrk("workers", "--json", "--peer", address).json["total"] == 1  # a status file tells the key
+    heard = mesh.wrk("workers", "--json", "--peer", address, **mesh.another_machine())
+    assert heard.json["total"] == 1  # mDNS does
     assert "ERR_UNAVAILABLE" in mesh.wrk("workers", "--peer", NOBODY).refused()
 
 
-def test_a_status_file_of_a_crash_misleads_nobody(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_wrong_key_is_a_link_that_does_not_come_up(mesh: Mesh) -> None:
+    quiet = {**mesh.another_machine(), "WRK_DISCOVERY__MDNS": "false"}
+    wrong = f"{mesh.orchestrator.endpoint}#{mesh.rack.status['publicKey']}"
+    assert "ERR_UNAVAILABLE" in mesh.wrk("workers", "--peer", wrong, **quiet).refused()
+
+
+def test_a_status_file_of_a_crash_misleads_nobody(mesh: Mesh) -> None:
     """Its port may be anybody's by now: here it is the rack's."""
+    machine = mesh.another_machine()
     left = {**mesh.orchestrator.status, "endpoint": mesh.rack.endpoint, "instanceId": "main-0"}
-    (tmp_path / "status").mkdir()
-    (tmp_path / "status" / "wrk-orchestrator-main.json").write_text(json.dumps(left))
-    assert mesh.wrk("workers", "--json", WRK_STATE_DIR=str(tmp_path)).json["total"] == 1
+    status = Path(machine["WRK_STATE_DIR"]) / "status"
+    status.mkdir()
+    (status / "wrk-orchestrator-main.json").write_text(json.dumps(left))
+    assert mesh.wrk("workers", "--json", **machine).json["total"] == 1
 
 
 def test_on_a_mesh_where_nobody_is_a_person_is_told_what_to_do(mesh: Mesh) -> None:
+    MeshFiles(mesh.orchestrator.state, "nobody-is-here").create("first", time.time())
     line = mesh.wrk("workers", "--mesh", "nobody-is-here").refused()
     assert line.startswith("wrk: ERR_UNAVAILABLE: no orchestrator of mesh 'nobody-is-here' answers")
     assert "wrk up" in line
     assert "--peer tcp://host:port" in line
+
+
+def test_on_a_machine_without_the_mesh_a_person_is_told_what_to_do(mesh: Mesh) -> None:
+    line = mesh.wrk("workers", "--mesh", "another").refused()
+    assert line.startswith("wrk: ERR_UNAUTHENTICATED: this machine is in no mesh 'another'")
+    for advice in ("start an orchestrator here", "`wrk join STRING`", "`wrk invite`"):
+        assert advice in line
 
 
 # --- infer
@@ -215,8 +213,8 @@ def test_without_a_peer_it_is_the_orchestrator_that_is_called(mesh: Mesh) -> Non
     assert by_id.json == {"instanceId": mesh.orchestrator.worker_id}
 
 
-def test_a_rack_is_found_by_its_id_without_status_files(mesh: Mesh, tmp_path: Path) -> None:
-    ran = mesh.wrk("call", "getInstanceId", "--peer", mesh.rack.worker_id, WRK_STATE_DIR=str(tmp_path))
+def test_a_rack_is_found_by_its_id_without_status_files(mesh: Mesh) -> None:
+    ran = mesh.wrk("call", "getInstanceId", "--peer", mesh.rack.worker_id, **mesh.another_machine())
     assert ran.json == {"instanceId": mesh.rack.worker_id}
 
 

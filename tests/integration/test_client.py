@@ -14,15 +14,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
-from tests.fakes.processes import ROOT, ProcessHandle, mesh_of, start_worker, wait_until
+from tests.fakes.processes import LOOPBACK, ROOT, ProcessHandle, mesh_of, start_worker, wait_until
 from wrk_base import Client, SyncClient, errors
+from wrk_base.security.mesh_files import MeshFiles
 from wrk_base.sync_client import CLOSE_SECONDS, _running
 
 RACK = """\
@@ -60,13 +62,27 @@ WRK = (sys.executable, "-m", "wrk_orchestrator.cli.main")
 FOR_EVER = {"to": 1_000_000, "pause": 0.02}
 
 
+class Here(TypedDict):
+    mesh: str
+    state_dir: Path
+    interface: str
+
+
 class Mesh:
     def __init__(self, folder: Path, one: ProcessHandle, two: ProcessHandle, rack: ProcessHandle) -> None:
         self.folder, self.one, self.two, self.rack = folder, one, two, rack
         self.addresses = (one.endpoint, two.endpoint)
 
+    @property
+    def here(self) -> Here:
+        """Arguments of a client on the machine and in the mesh of these processes."""
+        return {"mesh": mesh_of(self.folder), "state_dir": self.one.state, "interface": LOOPBACK}
+
+    def client(self, *addresses: str, **more: Any) -> SyncClient:
+        return SyncClient(*addresses, **self.here, **more)
+
     def tally(self) -> dict[str, int]:
-        with SyncClient() as client:
+        with self.client() as client:
             told: dict[str, int] = client.request("tally", peer=self.rack.endpoint)
         return told
 
@@ -76,19 +92,19 @@ class Mesh:
 
     def knows(self, orchestrator: ProcessHandle) -> None:
         """Wait until it can route to the rack."""
-        with SyncClient(orchestrator.endpoint) as client:
+        with self.client(orchestrator.endpoint) as client:
             wait_until(lambda: client.models() == ["count"], what="the rack is in the mesh")
 
     def environment(self) -> dict[str, str]:
         """Of a shell in which `wrk` finds this mesh."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WRK_")}
         here = {"WRK_STATE_DIR": str(self.one.state), "WRK_DISCOVERY__MESH": mesh_of(self.folder)}
-        return {**clean, **here, "PYTHONPATH": str(ROOT)}
+        return {**clean, **here, "WRK_INTERFACE": LOOPBACK, "PYTHONPATH": str(ROOT)}
 
     def program(self, script: str) -> subprocess.Popen[str]:
-        """A program of its own, which finds the address in `sys.argv[1]`."""
+        """A program of its own, which finds the address in `sys.argv[1]` and the mesh in `sys.argv[2]`."""
         return subprocess.Popen(
-            [sys.executable, "-c", script, self.one.endpoint],
+            [sys.executable, "-c", script, self.one.endpoint, mesh_of(self.folder)],
             cwd=self.folder,
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -111,6 +127,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         start_worker([*ORCHESTRATOR, "two"], folder) as two,
         start_worker(["--wtype", "count:Count", "--rack", "c1"], folder, cwd=folder) as rack,
     ):
+        MeshFiles(one.state, "nobody-is-here").create("first", time.time())
         made = Mesh(folder, one, two, rack)
         for orchestrator in (one, two):
             made.knows(orchestrator)
@@ -119,7 +136,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @pytest.fixture
 def client(mesh: Mesh) -> Iterator[SyncClient]:
-    with SyncClient(*mesh.addresses, name="test") as made:
+    with mesh.client(*mesh.addresses, name="test") as made:
         yield made
 
 
@@ -212,7 +229,7 @@ def test_it_works_where_a_loop_runs_already_as_in_a_notebook(client: SyncClient)
 
 def test_the_async_client_speaks_to_the_same_mesh(mesh: Mesh) -> None:
     async def work() -> list[int]:
-        async with Client(*mesh.addresses) as client:
+        async with Client(*mesh.addresses, **mesh.here) as client:
             return [
                 await client.infer("count", {"to": 3}),
                 *[n async for n in client.stream("count", {"to": 2})],
@@ -226,7 +243,7 @@ def test_when_an_orchestrator_is_killed_the_next_one_answers(mesh: Mesh) -> None
     with (
         start_worker([*ORCHESTRATOR, "third"], mesh.folder) as third,
         start_worker([*ORCHESTRATOR, "fourth"], mesh.folder) as fourth,
-        SyncClient(third.endpoint, fourth.endpoint) as client,
+        mesh.client(third.endpoint, fourth.endpoint) as client,
         ThreadPoolExecutor(8) as pool,
     ):
         for orchestrator in (third, fourth):
@@ -246,7 +263,7 @@ def test_when_an_orchestrator_is_killed_the_next_one_answers(mesh: Mesh) -> None
 
 def test_close_ends_calls_of_other_threads_and_may_come_twice(mesh: Mesh) -> None:
     before = mesh.tally()
-    client = SyncClient(*mesh.addresses)
+    client = mesh.client(*mesh.addresses)
     stream = iter(client.stream("count", FOR_EVER))
     next(stream)
     with ThreadPoolExecutor(1) as pool:
@@ -264,7 +281,7 @@ def test_close_ends_calls_of_other_threads_and_may_come_twice(mesh: Mesh) -> Non
 
 def test_a_client_that_is_forgotten_takes_its_thread_along(mesh: Mesh) -> None:
     before = threads()
-    client = SyncClient(*mesh.addresses)
+    client = mesh.client(*mesh.addresses)
     stream = client.stream("count", FOR_EVER)
     next(iter(stream))
     del client
@@ -276,8 +293,8 @@ def test_a_client_that_is_forgotten_takes_its_thread_along(mesh: Mesh) -> None:
     assert not _running
 
 
-def test_where_nobody_is_it_says_so_and_a_second_one_is_as_good() -> None:
-    with SyncClient(NOBODY, connect_timeout=0.2) as client:
+def test_where_nobody_is_it_says_so_and_a_second_one_is_as_good(mesh: Mesh) -> None:
+    with mesh.client(NOBODY, connect_timeout=0.2) as client:
         for _ in range(2):
             with pytest.raises(errors.Unavailable, match=f"no orchestrator answers at {NOBODY}"):
                 client.models()
@@ -290,7 +307,7 @@ def test_an_interrupt_ends_the_call_here_and_at_the_rack(mesh: Mesh) -> None:
     script = f"""
 import sys
 from wrk_base import SyncClient
-client = SyncClient(sys.argv[1])
+client = SyncClient(sys.argv[1], mesh=sys.argv[2])
 for ask in (lambda: client.infer("count", {FOR_EVER}), lambda: list(client.stream("count", {FOR_EVER}))):
     try:
         print("asking", flush=True)
@@ -314,7 +331,7 @@ for ask in (lambda: client.infer("count", {FOR_EVER}), lambda: list(client.strea
 BEGIN = """
 import gc, sys, threading, time
 from wrk_base import SyncClient
-client = SyncClient(sys.argv[1])
+client = SyncClient(sys.argv[1], mesh=sys.argv[2])
 print(client.infer("count", {"to": 2}))
 endless = ("count", {"to": 10**6, "pause": 0.01})
 """
@@ -326,7 +343,7 @@ LEFT_OPEN = {
     "closed": "client.close()",
     "exit": "sys.exit(0)",
     "a cycle": "client.me = client; del client; gc.collect()",
-    "several": "lonely = SyncClient('tcp://127.0.0.1:1'); heard = SyncClient(mesh='nobody-is-here')",
+    "several": "mesh = {'mesh': 'nobody-is-here'}; lonely = SyncClient('tcp://127.0.0.1:1', **mesh); heard = SyncClient(**mesh)",
     "a failure": "print(1 / 0)",
 }
 
@@ -353,7 +370,7 @@ def test_a_fork_needs_a_client_of_its_own_and_is_told_so(mesh: Mesh) -> None:
 import os, sys, warnings
 from wrk_base import SyncClient
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
-client = SyncClient(sys.argv[1])
+client = SyncClient(sys.argv[1], mesh=sys.argv[2])
 stream = iter(client.stream("count", {"to": 3}))
 next(stream)
 if os.fork() == 0:
@@ -363,7 +380,7 @@ if os.fork() == 0:
         print(error, flush=True)
     client.close()
     del stream
-    with SyncClient(sys.argv[1]) as own:
+    with SyncClient(sys.argv[1], mesh=sys.argv[2]) as own:
         print(own.models(), flush=True)
     sys.exit(0)
 print(os.wait()[1], list(stream), client.models())
@@ -379,7 +396,7 @@ print(os.wait()[1], list(stream), client.models())
 
 def test_closing_is_bounded_even_when_a_peer_stands_still(mesh: Mesh) -> None:
     with start_worker([*ORCHESTRATOR, "still"], mesh.folder) as still:
-        client = SyncClient(still.endpoint)
+        client = mesh.client(still.endpoint)
         assert client.request("ping", 1) == 1
         still.signal(signal.SIGSTOP)
         with pytest.raises(errors.DeadlineExceeded):
@@ -434,7 +451,7 @@ def test_ping_of_one_that_stands_still_is_a_failure_and_an_interrupt_ends_it_wel
     with start_worker([*ORCHESTRATOR, "still"], mesh.folder) as still:
         command = [*WRK, "ping", still.endpoint, "--count", "1000000", "--interval", "5", "--json"]
         process = subprocess.Popen(command, env=mesh.environment(), stdout=subprocess.PIPE, text=True)
-        with SyncClient(still.endpoint) as client:
+        with mesh.client(still.endpoint) as client:
 
             def asked() -> bool:
                 methods: dict[str, Any] = client.request("getStats")["methods"]
@@ -492,12 +509,12 @@ def test_readme_shows_what_works(tmp_path: Path) -> None:
     assert mine != SNIPPET
     (tmp_path / "snippet.py").write_text(mine)
     with start_worker([*ORCHESTRATOR, "main"], tmp_path), start_worker(rack, tmp_path):
-        with SyncClient(mesh=mesh_of(tmp_path)) as client:
+        with SyncClient(mesh=mesh_of(tmp_path), state_dir=tmp_path / "state") as client:
             wait_until(lambda: client.models() == ["m1"], what="the rack is in the mesh")
         ran = subprocess.run(
             [sys.executable, "snippet.py"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "WRK_STATE_DIR": str(tmp_path / "state")},
             capture_output=True,
             text=True,
             timeout=30,

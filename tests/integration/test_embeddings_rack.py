@@ -53,7 +53,7 @@ def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessHandle]:
 
 def ask(rack: ProcessHandle, method: str, body: Any = None) -> Any:
     async def call() -> Any:
-        async with client() as mesh:
+        async with client(rack) as mesh:
             return await mesh.request(rack.endpoint, method, body, timeout=60.0)
 
     return run(call())
@@ -124,7 +124,7 @@ def test_it_answers_others_while_it_computes(rack: ProcessHandle) -> None:
     """A hundred requests and a bulk one at once: all are answered, and pings go in between."""
 
     async def story() -> None:
-        async with client() as mesh:
+        async with client(rack) as mesh:
 
             def embed(texts: list[str]) -> asyncio.Task[Any]:
                 body = {"modelId": MODEL, "inputData": texts}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.aio import run
-from tests.fakes.processes import ProcessHandle, client, start_worker, until
+from tests.fakes.processes import ProcessHandle, client, join_machine, start_worker, until
 from wrk_base import errors
 from wrk_base.rpc.peers import Peers
 
@@ -73,7 +73,7 @@ class Caller:
 
 @asynccontextmanager
 async def caller_of(orchestrator: ProcessHandle) -> AsyncIterator[Caller]:
-    async with client() as peers:
+    async with client(orchestrator) as peers:
         yield Caller(peers, orchestrator.endpoint)
 
 
@@ -262,12 +262,14 @@ def test_every_orchestrator_gets_every_rack_and_start_order_does_not_matter(tmp_
 
 def test_manual_registration_survives_the_orchestrator(tmp_path: Path) -> None:
     async def story() -> None:
-        elsewhere = ["--discovery.mesh", "another-mesh-that-nobody-here-hears"]
+        machine = join_machine(tmp_path, "elsewhere", "rack")
+        elsewhere = ["--state-dir", str(machine), "--discovery.mdns", "false"]  # where nobody hears of it
         first = start_orchestrator(tmp_path)
         port = first.endpoint.rpartition(":")[2]
         with start_rack(tmp_path, "far", *elsewhere) as far:
             async with caller_of(first) as caller:
-                offer = {"workerId": "by-hand", "address": far.endpoint, "capabilities": {"models": ["m1"]}}
+                address = f"{far.endpoint}#{far.status['publicKey']}"
+                offer = {"workerId": "by-hand", "address": address, "capabilities": {"models": ["m1"]}}
                 assert (await caller.ask("registerWorker", offer))["success"] is True
                 await until(lambda: _routed_to(caller, "by-hand"))
                 first.kill()

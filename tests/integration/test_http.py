@@ -19,6 +19,7 @@ from tests.fakes.http_house import (
     REGISTER,
     ROUTE,
     SIMULATE,
+    admin_key,
     get,
     house,
     network,
@@ -272,7 +273,9 @@ def test_bodies_are_json_or_of_no_declared_type(tmp_path: Path) -> None:
         async with running(tmp_path) as service, httpx.AsyncClient(base_url=service.http_endpoint) as http:
             worker = b'{"workerId":"w9","address":"tcp://127.0.0.1:9"}'
             for kind, status in kinds.items():
-                headers = {} if kind is None else {"content-type": kind}
+                headers = {"x-wrk-admin-key": admin_key(tmp_path)}
+                if kind is not None:
+                    headers["content-type"] = kind
                 for path, body in ((ROUTE, SIMULATE), (REGISTER, worker)):
                     said = await http.post(path, content=body, headers=headers)
                     assert said.status_code == status, (kind, path)

@@ -18,6 +18,7 @@ from tests.fakes.http_house import (
     ROUTE,
     House,
     Raw,
+    admin_key,
     get,
     house,
     network,
@@ -42,7 +43,7 @@ def test_twenty_megabytes_in_chunks_are_413_and_the_caller_reads_it(loop: LoopNa
             chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
             for path in (ROUTE, REGISTER, "/unheard"):
                 raw = await h.connect()
-                raw.send(f"POST {path} HTTP/1.1\nhost: x\ntransfer-encoding: chunked")
+                raw.send(f"POST {path} HTTP/1.1\nhost: localhost\ntransfer-encoding: chunked")
                 for _ in range(20):
                     raw.writer.write(chunk)
                     await raw.writer.drain()
@@ -62,7 +63,9 @@ def test_a_declared_length_is_refused_before_a_byte_of_it_is_sent(tmp_path: Path
     async def story() -> None:
         async with running(tmp_path) as service:
             raw = await Raw.connect(service.http_endpoint)
-            raw.send(f"POST {ROUTE} HTTP/1.1\nhost: x\nexpect: 100-continue\ncontent-length: 20000000")
+            raw.send(
+                f"POST {ROUTE} HTTP/1.1\nhost: localhost\nexpect: 100-continue\ncontent-length: 20000000"
+            )
             status, headers, body = await raw.answer()
             assert (status, headers["connection"]) == (413, "close")
             assert body["error"]["data"] == {"limitBytes": 16_777_216}
@@ -122,9 +125,9 @@ def test_a_body_longer_than_a_message_reaches_the_rack_and_comes_back(tmp_path: 
 
 def test_a_body_that_never_arrives_is_408(tmp_path: Path) -> None:
     async def story() -> None:
-        async with running(tmp_path, request_timeout=50) as service:
+        async with running(tmp_path, http=HttpSettings(body_timeout=50)) as service:
             raw = await Raw.connect(service.http_endpoint)
-            raw.send(f"POST {ROUTE} HTTP/1.1\nhost: x\ncontent-length: 100", b'{"modelId":')
+            raw.send(f"POST {ROUTE} HTTP/1.1\nhost: localhost\ncontent-length: 100", b'{"modelId":')
             status, headers, body = await raw.answer()
             assert (status, headers["connection"]) == (408, "close")
             assert body["error"]["code"] == "ERR_DEADLINE_EXCEEDED"
@@ -211,7 +214,7 @@ def test_a_caller_who_leaves_in_the_middle_of_a_body_is_forgotten(tmp_path: Path
     async def story() -> None:
         async with house(tmp_path) as h:
             raw = await h.connect()
-            raw.send(f"POST {ROUTE} HTTP/1.1\nhost: x\ncontent-length: 100", b'{"modelId":')
+            raw.send(f"POST {ROUTE} HTTP/1.1\nhost: localhost\ncontent-length: 100", b'{"modelId":')
             await raw.close()
             assert (await h.route()).status_code == 200
             assert h.rack.entered == 1
@@ -226,7 +229,7 @@ def test_pipelined_requests_are_answered_in_their_order(loop: LoopName, tmp_path
             raw = await h.connect()
             raw.post(b'{"modelId":"m1","inputData":{"stage":"wait","n":1}}')
             raw.post(b'{"modelId":"m1","inputData":{"n":2}}')
-            raw.send("GET /unheard HTTP/1.1\nhost: x")
+            raw.send("GET /unheard HTTP/1.1\nhost: localhost")
             await h.held()
             h.rack.go_on.set()
             first, second, third = [await raw.answer() for _ in range(3)]
@@ -314,7 +317,7 @@ def test_a_caller_who_reads_no_answers_does_not_hold_up_the_stop(loop: LoopName,
             raw = await h.connect()
             for _ in range(20):  # more than the buffers of both sides take
                 raw.post(b'{"modelId":"m1","inputData":"%s"}' % (b"x" * 1_000_000))
-            await h.held(3)
+            await h.held(2)
             await h.service.stop()
             await raw.close()
 
@@ -332,12 +335,12 @@ def test_a_stopped_server_keeps_no_connection_whose_caller_takes_nothing() -> No
 
     async def story() -> None:
         before = open_files()
-        server = HttpServer(cast(App, endless), "127.0.0.1", 0, 0.0)
+        server = HttpServer(cast(App, endless), "127.0.0.1", 0, HttpSettings(shutdown_timeout=0))
         port = int((await server.start()).rpartition(":")[2])
         with socket.socket() as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             caller.connect(("127.0.0.1", port))
-            caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            caller.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await streaming.wait()
             await server.stop()
             await eventually(lambda: open_files() == before + 1)
@@ -365,10 +368,10 @@ def test_connections_that_do_not_end_are_cut(loop: LoopName, patience: int, tmp_
     async def story() -> None:
         async with running(tmp_path, http=HttpSettings(shutdown_timeout=patience)) as service:
             idle = await Raw.connect(service.http_endpoint)
-            idle.send("GET /health HTTP/1.1\nhost: x")
+            idle.send("GET /health HTTP/1.1\nhost: localhost")
             assert (await idle.answer())[0] == 200
             half = await Raw.connect(service.http_endpoint)
-            half.send(f"POST {ROUTE} HTTP/1.1\nhost: x\ncontent-length: 100", b'{"modelId":')
+            half.send(f"POST {ROUTE} HTTP/1.1\nhost: localhost\ncontent-length: 100", b'{"modelId":')
             mute = await Raw.connect(service.http_endpoint)
             assert (await get(service, "/health")).status_code == 200
             await service.stop()
@@ -390,7 +393,8 @@ def test_it_can_be_started_anew_on_its_port_with_what_was_registered_by_hand(tmp
         async with network() as net:
             first = service_of(net, tmp_path)
             await first.start()
-            async with httpx.AsyncClient(base_url=first.http_endpoint) as http:
+            headers = {"x-wrk-admin-key": admin_key(tmp_path)}
+            async with httpx.AsyncClient(base_url=first.http_endpoint, headers=headers) as http:
                 worker = {"workerId": "w9", "address": "tcp://127.0.0.1:9"}
                 assert (await http.post(REGISTER, json=worker)).status_code == 200
                 await first.stop()

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
-import struct
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,15 @@ import structlog
 import uvloop
 from structlog.testing import LogCapture
 
+from tests.fakes.forger import Forger, announcement, dns_name, pointer, record, response, text
 from wrk_base.discovery import DiscoveryFailed, Found
-from wrk_base.discovery.advert import SERVICE_TYPE, Advert
+from wrk_base.discovery.advert import Advert
 from wrk_base.discovery.mdns import MdnsDiscovery, question_every
 
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 PATIENCE = 15  # seconds; what is waited for takes at most 1.3
-GROUP = ("224.0.0.251", 5353)
-TYPE = tuple(SERVICE_TYPE.encode().strip(b".").split(b"."))
-PTR, TXT, SRV, A = 12, 16, 33, 1
+PTR = 12
 
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -45,11 +42,11 @@ def mesh_name() -> str:
 
 def rack(mesh: str, name: str = "r1", epoch: int = 1, port: int = 4000) -> Advert:
     """With an id that no other process of this machine announces."""
-    return Advert(f"{name}-{mesh[-8:]}", epoch, "rack", mesh, HOST, port, 1, "KEY")
+    return Advert(f"{name}-{mesh[-8:]}", epoch, "rack", mesh, HOST, port, 1)
 
 
 def finding(advert: Advert) -> Found:
-    return Found(advert.endpoint, "mdns", advert.worker_id, advert.epoch, advert.role, advert.key)
+    return Found(advert.endpoint, "mdns", advert.worker_id, advert.epoch, advert.role)
 
 
 class Member:
@@ -116,58 +113,6 @@ async def process(advert: Advert) -> AsyncIterator[asyncio.subprocess.Process]:
         await running.wait()
 
 
-def dns_name(*labels: bytes) -> bytes:
-    return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-
-
-def record(labels: tuple[bytes, ...], kind: int, data: bytes, ttl: int = 4500) -> bytes:
-    return dns_name(*labels) + struct.pack("!HHIH", kind, 1, ttl, len(data)) + data
-
-
-def pointer(label: bytes, ttl: int = 4500) -> bytes:
-    return record(TYPE, PTR, dns_name(label, *TYPE), ttl)
-
-
-def response(*records: bytes) -> bytes:
-    return struct.pack("!6H", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
-
-
-def announcement(advert: Advert) -> list[bytes]:
-    """The records of a worker that exists on the wire only."""
-    label = advert.label.encode()
-    text = [key.encode() + b"=" + value for key, value in advert.to_txt().items()]
-    return [
-        pointer(label),
-        record((label, *TYPE), SRV, struct.pack("!3H", 0, 0, advert.port) + dns_name(label, b"local")),
-        record((label, *TYPE), TXT, b"".join(bytes([len(entry)]) + entry for entry in text)),
-        record((label, b"local"), A, socket.inet_aton(advert.host)),
-    ]
-
-
-@contextmanager
-def wire() -> Iterator[socket.socket]:
-    """A socket of the multicast group on loopback: hears everybody, and forges what it likes."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(("", GROUP[1]))
-        on_loopback = socket.inet_aton(HOST)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, on_loopback)
-        membership = socket.inet_aton(GROUP[0]) + on_loopback
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-        sock.setblocking(False)
-        yield sock
-
-
-def packets(sock: socket.socket) -> Iterator[bytes]:
-    """What has arrived."""
-    while True:
-        try:
-            yield sock.recv(9000)
-        except BlockingIOError:
-            return
-
-
 def open_files() -> set[str]:
     """What the open descriptors are; a number alone may have been used again."""
     names = set()
@@ -198,10 +143,10 @@ def test_a_worker_announces_itself_without_asking_whether_it_may() -> None:
     async def story() -> None:
         mesh = mesh_name()
         advert = rack(mesh)
-        with wire() as ear:
+        with Forger() as ear:
             async with member(mesh) as listener, member(mesh, advert):
                 assert await listener.next_report() == ("found", finding(advert))
-                about_it = [packet for packet in packets(ear) if advert.label.encode() in packet]
+                about_it = [packet for packet in ear.heard() if advert.label.encode() in packet]
                 assert about_it[0][2] & 0x80, "the first that was heard is a question"
 
     run(story)
@@ -299,25 +244,25 @@ def test_a_worker_that_was_killed_stays_known_until_its_next_start() -> None:
     run(story)
 
 
-def test_a_sweep_asks_again_and_mends_a_forged_goodbye() -> None:
+def test_a_sweep_asks_for_those_who_are_not_known() -> None:
     async def story() -> None:
         mesh = mesh_name()
         victim, other = rack(mesh, "Victim"), rack(mesh, "other")
         async with member(mesh) as listener, member(mesh, victim), member(mesh, other):
             assert await listener.next_report() == ("found", finding(victim))
             assert await listener.next_report() == ("found", finding(other))
-            with wire() as forger:
+            with Forger() as forger:
                 in_small_letters = victim.label.lower().encode()
-                forger.sendto(response(pointer(in_small_letters, ttl=0)), GROUP)
+                forger.send(pointer(in_small_letters, ttl=0))
                 assert await listener.next_report() == ("gone", finding(victim))
 
                 listener.seconds_later()
-                list(packets(forger))
+                list(forger.heard())
                 await listener.discovery.sweep()
 
                 # A question holds what its asker knows. This one was sent within the sweep: nothing
                 # else of this process ran meanwhile, and no other process knows this mesh.
-                questions = [packet for packet in packets(forger) if not packet[2] & 0x80]
+                questions = [packet for packet in forger.heard() if not packet[2] & 0x80]
                 ours = [packet for packet in questions if other.label.encode() in packet]
                 assert len(ours) == 1
                 assert in_small_letters not in ours[0].lower()
@@ -331,9 +276,10 @@ def test_a_crowd_that_arrives_at_once_is_found_to_the_last() -> None:
         mesh = mesh_name()
         crowd = [rack(mesh, f"w{number}", port=4000 + number) for number in range(90)]
         async with member(mesh) as listener:
-            with wire() as forger:
-                for some in (crowd[:30], crowd[30:60], crowd[60:]):
-                    forger.sendto(response(*(entry for one in some for entry in announcement(one))), GROUP)
+            with Forger() as forger:
+                for first in range(0, len(crowd), 3):
+                    some = crowd[first : first + 3]
+                    forger.send(*(entry for one in some for entry in announcement(one)))
             reports = [await listener.next_report() for _ in crowd]
             assert reports == [("found", finding(advert)) for advert in crowd]
 
@@ -343,23 +289,25 @@ def test_a_crowd_that_arrives_at_once_is_found_to_the_last() -> None:
 def test_what_strangers_forge_is_counted_and_nobody_is_missed() -> None:
     async def story() -> None:
         mesh = mesh_name()
-        friend = rack(mesh, "friend")
+        friend, nobody = rack(mesh, "friend"), rack(mesh, "no-text-of-ours")
         async with member(mesh) as listener:
-            with wire() as forger:
+            with Forger() as forger:
                 for label in (b"\xff" * 63, b"a\x01b", b".", b"pointer-to-nothing"):
-                    forger.sendto(response(pointer(label)), GROUP)
-                forger.sendto(response(record(TYPE, PTR, dns_name(b"x", b"_http", b"_tcp", b"local"))), GROUP)
-                service, address, _, host = announcement(rack(mesh, "no-text-of-ours"))
-                text = record((rack(mesh, "no-text-of-ours").label.encode(), *TYPE), TXT, b"\xffabc")
-                forger.sendto(response(service, address, text, host), GROUP)
-                for length in range(40):
-                    forger.sendto(random.randbytes(length), GROUP)
+                    forger.send(pointer(label))
+                    forger.send(*announcement(nobody, label=label))
+                    forger.send_packet(random.randbytes(40) + label)
+                forger.send(pointer(b"x"), record((b"x", b"_http"), PTR, dns_name(b"y", b"local")))
+                service, address, _, host = announcement(nobody)
+                forger.send(service, address, text(nobody.label.encode(), b"\xffabc"), host)
+                whole = response(*announcement(nobody))
+                for length in range(0, len(whole) - 4, 5):  # without an address in the end
+                    forger.send_packet(whole[:length])
             async with member(mesh, friend):
                 assert await listener.next_report() == ("found", finding(friend))
                 listener.seconds_later()
                 await listener.discovery.sweep()
                 assert listener.discovery.known() == [finding(friend)]
-                assert listener.discovery.counters()["malformed"] >= 4
+                assert listener.discovery.counters()["malformed"] >= 10
             assert await listener.next_report() == ("gone", finding(friend))
 
     run(story)
@@ -377,8 +325,9 @@ def test_a_stop_leaves_no_task_and_no_descriptor(loop: Callable[[], asyncio.Abst
         await listener.start()
         await announcer.start(advert)
         assert await listener.next_report() == ("found", finding(advert))
-        with wire() as forger:  # somebody who will be asked for, in vain
-            forger.sendto(response(pointer(b"pointer-to-nothing")), GROUP)
+        with Forger() as forger:  # somebody who will be asked about
+            forger.send(pointer(advert.label.encode(), ttl=0))
+            assert await listener.next_report() == ("gone", finding(advert))
             await listener.discovery.sweep()
         assert open_files() > files
 

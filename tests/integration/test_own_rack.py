@@ -54,7 +54,7 @@ def shout(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 
 def ask(rack: ProcessHandle, method: str, body: Any = None) -> Any:
     async def call() -> Any:
-        async with client() as mesh:
+        async with client(rack) as mesh:
             return await mesh.request(rack.endpoint, method, body, timeout=10.0)
 
     return run(call())
@@ -145,7 +145,7 @@ def test_a_rack_whose_thread_and_close_never_end_ends_all_the_same(tmp_path: Pat
 
     async def story() -> None:
         with start_worker(args, tmp_path, cwd=tmp_path) as rack:
-            async with client() as mesh:
+            async with client(rack) as mesh:
                 body = {"modelId": "stone", "inputData": "x"}
                 waiting = asyncio.ensure_future(
                     mesh.request(rack.endpoint, "runInference", body, timeout=60.0)

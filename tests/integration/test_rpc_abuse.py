@@ -19,8 +19,9 @@ import zmq
 from tests.fakes.aio import closed, eventually, open_files, run
 from tests.fakes.rpc import CLIENT, EPOCH, Happenings, House, ask, request
 from wrk_base.rpc import wire
+from wrk_base.rpc.link import LinkOptions
 from wrk_base.rpc.server import Server
-from wrk_base.rpc.zmq_link import LinkOptions, ZmqNetwork
+from wrk_base.rpc.zmq_link import ZmqNetwork
 
 HANDSHAKE_MS = 300
 MAX_MESSAGE = 1_048_576

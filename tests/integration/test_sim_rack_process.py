@@ -17,7 +17,7 @@ SIM = ("--wtype", "racks.sim:SimRack", "--rack", "r1")
 
 def infer(rack: ProcessHandle, input_data: Any) -> Any:
     async def call() -> Any:
-        async with client() as mesh:
+        async with client(rack) as mesh:
             body = {"modelId": "sim-model", "inputData": input_data}
             return await mesh.request(rack.endpoint, "runInference", body, timeout=30.0)
 
@@ -42,7 +42,7 @@ def test_a_rack_that_hangs_ends_when_told(tmp_path: Path) -> None:
     """The caller that still waits is told so, when the drain is over."""
 
     async def story(rack: ProcessHandle) -> None:
-        async with client() as mesh:
+        async with client(rack) as mesh:
             body = {"modelId": "sim-model", "inputData": {"sim": {"hang": True}}}
             waiting = mesh.request(rack.endpoint, "runInference", body, timeout=3600.0)
             await mesh.request(rack.endpoint, "ping", timeout=30.0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wrk_base.discovery.advert import (
+    MAX_ADDRESSES,
     MAX_EPOCH,
     MAX_KEY,
     MAX_LABEL,
@@ -19,10 +21,18 @@ from wrk_base.discovery.advert import (
     ROLES,
     Advert,
     BadAdvert,
+    NotDialable,
     StaticPeer,
+    facts_of,
     from_txt,
+    hosts_of,
     parse_peer,
+    short_id,
+    split_txt,
 )
+from wrk_base.security import z85
+
+KEY = z85.encode(bytes(range(32)))
 
 RACK = Advert(
     worker_id="r1-0badcafe",
@@ -33,6 +43,7 @@ RACK = Advert(
     port=40123,
     version=1,
     key="s3aled",
+    mesh_id="ab12cd3400000001",
 )
 
 ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", fullmatch=True)
@@ -51,9 +62,10 @@ adverts = st.builds(
     port=st.integers(1, 65535),
     version=st.integers(1, 65535),
     key=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=MAX_KEY),
+    mesh_id=st.just("") | st.from_regex(r"[0-9a-f]{16}", fullmatch=True),
 )
 txt_values = st.none() | st.binary(max_size=300) | st.sampled_from([b"1", b"rack", b"default", b"r1", b"ff"])
-txt_records = st.dictionaries(st.sampled_from(["v", "m", "id", "e", "r", "k", "x", ""]), txt_values)
+txt_records = st.dictionaries(st.sampled_from(["v", "m", "i", "id", "e", "r", "k", "x", ""]), txt_values)
 
 
 @given(adverts)
@@ -94,9 +106,64 @@ def test_the_record_holds_only_what_never_changes() -> None:
         "id": b"r1-0badcafe",
         "e": b"300c0ffee",
         "r": b"rack",
+        "i": b"ab12cd3400000001",
         "k": b"s3aled",
     }
-    assert "k" not in dataclasses.replace(RACK, key="").to_txt()
+    assert {"i", "k"}.isdisjoint(dataclasses.replace(RACK, key="", mesh_id="").to_txt())
+
+
+@given(adverts, adverts)
+def test_a_key_is_sealed_for_who_where_and_in_which_mesh(one: Advert, other: Advert) -> None:
+    told = [dataclasses.astuple(dataclasses.replace(a, key="", mesh="m", version=1)) for a in (one, other)]
+
+    assert (facts_of(one) == facts_of(other)) is (told[0] == told[1])
+    assert facts_of(one) == facts_of(dataclasses.replace(one, key="", mesh="other"))
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"worker_id": "r2"},
+        {"epoch": 1},
+        {"role": "worker"},
+        {"host": "192.0.2.8"},
+        {"port": 1},
+        {"mesh_id": ""},
+    ],
+)
+def test_a_seal_for_one_advert_is_none_for_another(moved: dict[str, Any]) -> None:
+    assert facts_of(dataclasses.replace(RACK, **moved)) != facts_of(RACK)
+
+
+def test_one_address_written_in_two_ways_is_one_fact() -> None:
+    facts = {facts_of(dataclasses.replace(RACK, host=host)) for host in ("fd00::9", "fd00:0:0::9")}
+
+    assert len(facts) == 1
+
+
+def test_a_mesh_is_told_apart_by_the_first_bytes_of_its_id() -> None:
+    assert short_id(bytes.fromhex("ab12cd3400000001") + b"the rest") == "ab12cd3400000001"
+    assert short_id(b"") == ""
+
+
+@pytest.mark.parametrize(
+    ("raw", "entries"),
+    [
+        (b"", {}),
+        (b"\x00", {"": None}),
+        (b"\x03a=1\x01b\x02c=", {"a": b"1", "b": None, "c": b""}),
+        (b"\x03a=1\x03a=2", {"a": b"1"}),
+        (b"\x05a=b=c\x02\xff=", {"a": b"b=c", "\ufffd": b""}),
+        (b"\xffa=1", {"a": b"1"}),
+    ],
+)
+def test_a_txt_record_is_split(raw: bytes, entries: dict[str, bytes | None]) -> None:
+    assert split_txt(raw) == entries
+
+
+@given(st.binary(max_size=600))
+def test_any_txt_record_is_split(raw: bytes) -> None:
+    assert len(split_txt(raw)) <= len(raw)
 
 
 def test_keys_of_a_later_version_are_ignored() -> None:
@@ -129,6 +196,8 @@ def test_keys_of_a_later_version_are_ignored() -> None:
         ("v", b"65536", "version"),
         ("k", b"k" * 129, "key"),
         ("k", b"a key", "key"),
+        ("i", b"ab12", "mesh id"),
+        ("i", b"AB12CD3400000001", "mesh id"),
     ],
 )
 def test_a_field_that_is_off_is_named(key: str, value: bytes | None, complaint: str) -> None:
@@ -164,6 +233,20 @@ def test_a_port_that_cannot_be_dialled_is_refused(port: int | None) -> None:
 def test_an_address_that_is_no_host_is_refused(address: str) -> None:
     with pytest.raises(BadAdvert, match="address"):
         from_txt(RACK.to_txt(), [address], RACK.port)
+
+
+def test_no_address_is_another_complaint_than_none_to_dial() -> None:
+    with pytest.raises(BadAdvert, match=r"no address$") as caught:
+        from_txt(RACK.to_txt(), [], RACK.port)
+    assert not isinstance(caught.value, NotDialable)
+    with pytest.raises(NotDialable):
+        from_txt(RACK.to_txt(), ["169.254.169.254", "224.0.0.1"], RACK.port)
+
+
+def test_of_many_addresses_the_first_are_looked_at() -> None:
+    assert hosts_of([f"10.0.0.{n}" for n in range(1, 100)]) == [
+        f"10.0.0.{n}" for n in range(1, MAX_ADDRESSES + 1)
+    ]
 
 
 def test_the_first_address_that_can_be_dialled_is_taken() -> None:
@@ -207,10 +290,10 @@ def test_ids_that_look_alike_once_shortened_keep_apart(one: str, other: str) -> 
         ("tcp://10.0.0.5:8004", StaticPeer("10.0.0.5", 8004), "tcp://10.0.0.5:8004"),
         ("10.0.0.5:8004", StaticPeer("10.0.0.5", 8004), "tcp://10.0.0.5:8004"),
         (" gpu-1.lan:8004 ", StaticPeer("gpu-1.lan", 8004), "tcp://gpu-1.lan:8004"),
-        ("tcp://localhost:1#KEY", StaticPeer("localhost", 1, "KEY"), "tcp://localhost:1"),
-        ("tcp://[fd00::1]:8004#K", StaticPeer("fd00::1", 8004, "K"), "tcp://[fd00::1]:8004"),
+        (f"tcp://localhost:1#{KEY}", StaticPeer("localhost", 1, KEY), "tcp://localhost:1"),
+        (f"tcp://[fd00::1]:8004#{KEY}", StaticPeer("fd00::1", 8004, KEY), "tcp://[fd00::1]:8004"),
         ("[::1]:65535", StaticPeer("::1", 65535), "tcp://[::1]:65535"),
-        ("h:1#a#b://[c]:2", StaticPeer("h", 1, "a#b://[c]:2"), "tcp://h:1"),
+        ("h:1#" + "0#:[2" * 8, StaticPeer("h", 1, "0#:[2" * 8), "tcp://h:1"),
     ],
 )
 def test_a_static_peer_is_read(text: str, peer: StaticPeer, endpoint: str) -> None:
@@ -239,8 +322,10 @@ def test_a_static_peer_is_read(text: str, peer: StaticPeer, endpoint: str) -> No
         ("gpu 1:8004", "no host name or address"),
         ("user@gpu-1:8004", "no host name or address"),
         ("gpu-1:8004#", "no key after the #"),
-        ("gpu-1:8004#a key", "the key is"),
-        ("gpu-1:8004#" + "k" * 129, "the key is"),
+        ("gpu-1:8004#KEY", "the key is 40 characters of Z85"),
+        (f"gpu-1:8004#{KEY}0", "the key is 40 characters"),
+        (f"gpu-1:8004#{KEY[:-1]}~", "the key is 40 characters"),
+        ("gpu-1:8004#" + "#" * 40, "the key is 40 characters"),
     ],
 )
 def test_a_static_peer_that_cannot_be_read_is_explained(text: str, problem: str) -> None:

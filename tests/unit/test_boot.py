@@ -270,7 +270,7 @@ def test_second_signal_ends_the_drain(workers: Path) -> None:
     with start_worker(["--wtype", "mine:Busy", *flags], workers) as worker:
 
         async def work_and_end() -> None:
-            async with client() as caller:
+            async with client(worker) as caller:
                 peer = caller.get(worker.endpoint)
                 call = peer.call("work", b"\xc0", deadline=asyncio.get_running_loop().time() + 60.0)
                 await eventually((workers / "begun").exists)

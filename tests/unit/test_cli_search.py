@@ -93,7 +93,7 @@ def _ignore(found: Found) -> None:
 
 
 def hint(endpoint: str, worker_id: str = "", role: str = "") -> Found:
-    return Found(endpoint, "status", worker_id, 0, role)
+    return Found(endpoint, "local", worker_id, 0, role)
 
 
 def now() -> float:

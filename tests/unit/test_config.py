@@ -68,7 +68,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert {name: value for name, value in builtins.items() if not isinstance(value, dict)} == {
         "debug": False,
         "port": 8003,
-        "interface": "127.0.0.1",
+        "interface": "auto",
         "loadBalancingStrategy": "round-robin",
         "healthCheckInterval": 5000,
         "serviceDiscoveryInterval": 10000,
@@ -369,7 +369,7 @@ def test_an_unknown_variable_or_flag_is_answered_in_its_own_spelling() -> None:
 
 
 def test_a_right_name_in_the_wrong_section_is_recognised() -> None:
-    assert "did you mean --stop.drainTimeout?" in refusal({}, ("drain-timeout", "5"))
+    assert "did you mean --stop.drainTimeout" in refusal({}, ("drain-timeout", "5"))
 
 
 def test_nothing_similar_means_no_suggestion() -> None:

@@ -47,9 +47,27 @@ def test_every_endpoint_is_documented_and_none_that_is_not_there() -> None:
 def test_every_operation_says_what_it_is_for_and_how_it_fails() -> None:
     for operation in operations().values():
         assert operation["summary"]
-        assert set(operation["responses"]) == {"200", "default"}
-        failure = operation["responses"]["default"]["content"]["application/json"]["schema"]
-        assert failure == {"$ref": "#/components/schemas/ErrorBody"}
+        assert {"200", "400", "403", "413", "421", "431", "503"} <= set(operation["responses"])
+        for status, answer in operation["responses"].items():
+            if status != "200":
+                assert answer["description"]
+                schema = answer["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/ErrorBody"}
+
+
+def test_it_is_told_which_key_opens_what() -> None:
+    opened_by = {name: operation["security"] for name, operation in operations().items()}
+    admin = [{"adminKey": []}, {"adminBearer": []}]
+    assert opened_by.pop("POST /api/workers/register") == admin
+    assert opened_by.pop("DELETE /api/workers/{id}") == admin
+    assert (opened_by.pop("GET /health"), opened_by.pop("GET /ready")) == ([], [])
+    assert all(keys == [{}, {"apiKey": []}] for keys in opened_by.values())
+    schemes = document()["components"]["securitySchemes"]
+    assert {name for keys in (*admin, {"apiKey": []}) for name in keys} == set(schemes)
+    assert "admin.key" in schemes["adminKey"]["description"]
+    html = page(document())
+    assert html.count("Takes the admin key") == 2
+    assert "authorization: Bearer $(cat STATE_DIR/admin.key)" in html
 
 
 @pytest.mark.parametrize("path", BODIES)

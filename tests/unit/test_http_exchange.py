@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.virtual_time import run_virtual
 from wrk_base import errors
 from wrk_orchestrator.http.errors import BodyTooLarge, BodyTooSlow
-from wrk_orchestrator.http.exchange import LINGER_S, ClientGone, Exchange, Message
+from wrk_orchestrator.http.exchange import BODY_RATE, LINGER_S, ClientGone, Exchange, Message
 
 GONE: Message = {"type": "http.disconnect"}
 
@@ -73,7 +73,34 @@ def test_a_body_that_stalls_is_too_slow() -> None:
     async def story() -> None:
         with pytest.raises(BodyTooSlow):
             await Wire(part(b"a", True)).exchange.read(3, 7)
-        assert now() == 7
+        assert now() == pytest.approx(7, abs=0.001)
+
+    run_virtual(story())
+
+
+def test_a_body_may_take_as_long_as_it_needs_if_only_it_keeps_coming() -> None:
+    async def story() -> None:
+        wire, size = Wire(), 40 * BODY_RATE
+        reading = asyncio.create_task(wire.exchange.read(size, 10))
+        for sent in range(40):
+            await asyncio.sleep(1)
+            wire.say(part(b"x" * BODY_RATE, more=sent < 39))
+        assert len(await reading) == size
+        assert now() == 40
+
+    run_virtual(story())
+
+
+def test_a_body_that_trickles_is_too_slow_however_long_it_says_it_is() -> None:
+    async def story() -> None:
+        wire = Wire(headers=[(b"content-length", b"16000000")])
+        reading = asyncio.create_task(wire.exchange.read(16_000_000, 10))
+        for _ in range(3):
+            await asyncio.sleep(4)
+            wire.say(part(b"x", more=True))
+        with pytest.raises(BodyTooSlow):
+            await reading
+        assert now() == 12
 
     run_virtual(story())
 

@@ -34,17 +34,28 @@ PURE = (
     "wrk_base/failover.py",
     "wrk_base/discovery/__init__.py",
     "wrk_base/discovery/advert.py",
+    "wrk_base/discovery/gate.py",
     "wrk_base/discovery/hearsay.py",
+    "wrk_base/discovery/reach.py",
     "wrk_base/discovery/table.py",
     "wrk_base/rpc/body.py",
     "wrk_base/rpc/calls.py",
     "wrk_base/rpc/flow.py",
     "wrk_base/rpc/handlers.py",
     "wrk_base/rpc/identity.py",
+    "wrk_base/rpc/lobby.py",
+    "wrk_base/rpc/membership.py",
     "wrk_base/rpc/outbox.py",
     "wrk_base/rpc/pace.py",
     "wrk_base/rpc/stream.py",
     "wrk_base/rpc/wire.py",
+    "wrk_base/security/certificate.py",
+    "wrk_base/security/invitation.py",
+    "wrk_base/security/keybook.py",
+    "wrk_base/security/ledger.py",
+    "wrk_base/security/revocations.py",
+    "wrk_base/security/roles.py",
+    "wrk_base/security/z85.py",
     "wrk_orchestrator/fact_index.py",
     "wrk_orchestrator/candidate.py",
     "wrk_orchestrator/cli/latency.py",
@@ -66,7 +77,8 @@ NOT_IN_PURE = {
 }
 
 HOMES = {
-    "zmq": ("wrk_base/rpc/zmq_link.py",),
+    "zmq": ("wrk_base/rpc/zmq_link.py", "wrk_base/security/*.py"),
+    "cryptography": ("wrk_base/security/*.py", "wrk_orchestrator/cli/membership.py"),
     "zeroconf": ("wrk_base/discovery/mdns.py",),
     "ifaddr": ("wrk_base/discovery/*.py",),
     "sqlite3": ("wrk_base/store.py",),
@@ -81,8 +93,14 @@ HOMES = {
 }
 """Library -> the only modules that import it."""
 
-SEES_THE_ENVIRONMENT = ("wrk_base/boot.py", "wrk_orchestrator/cli/*.py")
-SEEDS_CHANCE = ("wrk_base/boot.py", "wrk_base/client.py", "wrk_orchestrator/cli/*.py")
+SEES_THE_ENVIRONMENT = ("wrk_base/boot.py", "wrk_base/client.py", "wrk_orchestrator/cli/*.py")
+SEEDS_CHANCE = (
+    "wrk_base/boot.py",
+    "wrk_base/client.py",
+    "wrk_base/rpc/zmq_link.py",
+    "wrk_base/security/mesh_files.py",
+    "wrk_orchestrator/cli/*.py",
+)
 
 
 @dataclass(frozen=True)

@@ -83,3 +83,8 @@ def test_every_address_of_this_machine_is_found_by_itself() -> None:
     assert any(entry.address == "127.0.0.1" for entry in existing)
     for entry in existing:
         assert resolve_interface(entry.address) == entry.address
+
+
+def test_an_address_has_the_network_that_it_is_in() -> None:
+    assert Interface("eth0", "192.168.1.7", 2, 24).network == "192.168.1.7/24"
+    assert {entry.network for entry in list_interfaces()} >= {"127.0.0.1/8"}

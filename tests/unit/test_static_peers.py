@@ -11,10 +11,11 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from wrk_base.discovery import Discoveries, Discovery, DiscoveryFailed, Found, OnFound, combine
+from wrk_base.discovery import Discoveries, Discovery, DiscoveryFailed, Found, OnFound, OtherMesh, combine
 from wrk_base.discovery.advert import Advert, StaticPeer
 from wrk_base.discovery.static import StaticDiscovery
 
+KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
 RACK = Advert("r1-00000001", 1, "rack", "default", "127.0.0.1", 4000, 1)
 
 
@@ -71,12 +72,12 @@ class Story:
 
 def test_every_static_peer_is_found_at_start() -> None:
     found: list[Found] = []
-    discovery = StaticDiscovery(["tcp://gpu-1:8004#KEY", StaticPeer("10.0.0.5", 8004), "10.0.0.5:8004"])
+    discovery = StaticDiscovery([f"tcp://gpu-1:8004#{KEY}", StaticPeer("10.0.0.5", 8004), "10.0.0.5:8004"])
 
     asyncio.run(discovery.start(RACK, found.append, found.append))
 
     assert found == [
-        Found("tcp://gpu-1:8004", "static", key="KEY"),
+        Found("tcp://gpu-1:8004", "static", key=KEY),
         Found("tcp://10.0.0.5:8004", "static"),
     ]
     assert discovery.known() == found
@@ -116,6 +117,16 @@ def test_combined_sources_are_one() -> None:
     assert story.discovery.known() == story.found
     assert story.discovery.counters() == {"found": 2, "malformed": 2}
     assert story.events() == []
+
+
+def test_combined_sources_tell_which_other_meshes_were_heard() -> None:
+    class Sharp(Flaky):
+        def strangers(self) -> list[OtherMesh]:
+            return [OtherMesh("lab", "ab12cd3400000001")]
+
+    story = Story(StaticDiscovery(["gpu-1:8004"]), Flaky(), Sharp())
+
+    assert story.discovery.strangers() == [OtherMesh("lab", "ab12cd3400000001")]
 
 
 @pytest.mark.parametrize("cause", ["no multicast here", "[Errno 19] No such device"])

@@ -198,6 +198,7 @@ def test_status_tells_other_programs_where_it_is(tmp_path: Path) -> None:
             "endpoint": place.worker.endpoint,
             "role": "worker",
             "mesh": "test-mesh",
+            "publicKey": "",  # an open network
         }
 
     story(told, tmp_path)

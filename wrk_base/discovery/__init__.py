@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a peer may be. A static peer has no id, epoch or role until its HELLO tells them."""
+    """Where a peer may be. A static peer has no id, epoch or role until its HELLO tells them.
+
+    `key` is its public key, 40 characters of Z85; empty where nobody who is known said it.
+    """
 
     endpoint: str
     source: str
@@ -33,7 +36,15 @@ class Found:
     key: str = ""
 
 
+class OtherMesh(NamedTuple):
+    """A mesh that was heard and is not ours: its name, and 16 hexadecimal digits of its id if it has one."""
+
+    name: str
+    mesh_id: str
+
+
 OnFound = Callable[[Found], None]
+Learn = Callable[[str, str], None]
 
 
 class DiscoveryFailed(Exception):
@@ -65,19 +76,32 @@ class Discovery(Protocol):
         """What was heard and what became of it, since the object was made; keys as in a status."""
 
 
+@runtime_checkable
+class HearsOthers(Protocol):
+    """A source that hears other meshes, too."""
+
+    def strangers(self) -> list[OtherMesh]:
+        """The meshes heard that are not ours, the one heard last at the end; a bounded number."""
+
+
 class Discoveries:
     """Several sources as one. It raises nothing: a source's failure is logged once, until it recovers."""
 
     name = "combined"
 
-    def __init__(self, sources: Sequence[Discovery], log: FilteringBoundLogger) -> None:
-        self._sources = tuple(sources)
+    def __init__(self, sources: Sequence[Discovery], log: FilteringBoundLogger, learn: Learn | None) -> None:
+        self._sources, self._learn = tuple(sources), learn
         self._log = log
         self._failed: set[Discovery] = set()
         self._arguments: tuple[Advert | None, OnFound, OnFound] | None = None
 
     async def start(self, advert: Advert | None, on_found: OnFound, on_gone: OnFound) -> None:
-        self._arguments = advert, on_found, on_gone
+        def found_with_key(found: Found) -> None:
+            if found.key and self._learn is not None:
+                self._learn(found.endpoint, found.key)
+            on_found(found)
+
+        self._arguments = advert, found_with_key, on_gone
         for source in self._sources:
             await self._start(source)
 
@@ -102,6 +126,12 @@ class Discoveries:
         for source in self._sources:
             total.update(source.counters())
         return dict(total)
+
+    def strangers(self) -> list[OtherMesh]:
+        """The other meshes that any source heard."""
+        return [
+            mesh for source in self._sources if isinstance(source, HearsOthers) for mesh in source.strangers()
+        ]
 
     async def _start(self, source: Discovery) -> None:
         if self._arguments is None:
@@ -130,6 +160,7 @@ class Discoveries:
         )
 
 
-def combine(*sources: Discovery, log: FilteringBoundLogger) -> Discoveries:
-    """The sources as one object that never fails."""
-    return Discoveries(sources, log)
+def combine(*sources: Discovery, log: FilteringBoundLogger, learn: Learn | None = None) -> Discoveries:
+    """The sources as one object that never fails; `learn(endpoint, key)` is told of each key before its peer
+    is reported."""
+    return Discoveries(sources, log, learn)

@@ -1,9 +1,10 @@
 """Which IPv4 address a worker binds and announces, and where it listens for announcements.
 
-`interface` is what the user gave: an address of this machine, the name of a network interface, or
-0.0.0.0 for "the LAN". The wildcard never means loopback, and never an address that other machines own,
-too, or cannot reach: every Docker host has the same 172.17.0.1, so peers would dial themselves.
-Anything unclear is a `StartError` that lists what exists.
+`interface` is what the user gave: an address of this machine, the name of a network interface, 0.0.0.0
+for "the LAN", or auto for the LAN if there is one and for this machine alone if not. The wildcard never
+means loopback, and never an address that other machines own, too, or cannot reach: every Docker host has
+the same 172.17.0.1, so peers would dial themselves. Anything unclear is a `StartError` that lists what
+exists.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from wrk_base.errors import StartError
 from .advert import is_loopback
 
 WILDCARD = "0.0.0.0"
+AUTO = "auto"
+LOOPBACK = "127.0.0.1"
 MDNS_GROUP = ("224.0.0.251", 5353)
 
 # Bridges that containers and virtual machines are hidden behind, and tunnels, which carry no multicast.
@@ -36,6 +39,12 @@ class Interface(NamedTuple):
     name: str
     address: str
     number: int = 0
+    prefix: int = 32  # bits of its network's part
+
+    @property
+    def network(self) -> str:
+        """The address with the size of its network: `192.168.1.7/24`."""
+        return f"{self.address}/{self.prefix}"
 
 
 def resolve_interface(interface: str) -> str:
@@ -50,13 +59,18 @@ def interfaces_of(interface: str) -> list[Interface]:
     """
     if is_loopback(interface) and ":" not in interface:
         return [Interface("loopback", interface)]
-    return choose(interface, list_interfaces(), _preferred_source())
+    existing = list_interfaces()
+    if interface == AUTO:
+        if not any(_is_lan(entry) for entry in existing):
+            return [Interface("loopback", LOOPBACK)]
+        interface = WILDCARD
+    return choose(interface, existing, _preferred_source())
 
 
 def list_interfaces() -> list[Interface]:
     """Every IPv4 address of this machine."""
     return [
-        Interface(adapter.name, str(ip.ip), adapter.index or 0)
+        Interface(adapter.name, str(ip.ip), adapter.index or 0, ip.network_prefix)
         for adapter in ifaddr.get_adapters()
         for ip in adapter.ips
         if ip.is_IPv4
@@ -79,7 +93,7 @@ def _is_lan(entry: Interface) -> bool:
 
 
 def _complaint(interface: str, existing: Sequence[Interface]) -> str:
-    there = ", ".join(f"{name} ({address})" for name, address, _ in existing) or "none"
+    there = ", ".join(f"{entry.name} ({entry.address})" for entry in existing) or "none"
     if interface == WILDCARD:
         return f"--interface {WILDCARD}: no address on a LAN; this machine has {there}: name one of them"
     if ":" in interface:

@@ -1,8 +1,8 @@
 """What a worker announces of itself, as a value: checked, turned into DNS TXT records and back.
 
 Only what never changes during a process' life is announced (protocol version, mesh, id, epoch, role,
-key, address): models, load and state come by RPC. An advert is a rumour from the network, so reading
-one ends in an `Advert` that holds every bound below, or in `BadAdvert`. Pure: bytes and text only.
+sealed key, address): models, load and state come by RPC. An advert is a rumour from the network, so
+reading one ends in an `Advert` that holds every bound below, or in `BadAdvert`. Pure: bytes and text only.
 
 The instance label is id and epoch, so two processes never claim one name and nobody needs to probe
 for conflicts before announcing; a restart is a new name, which is what makes browsers notice it.
@@ -15,19 +15,26 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+from wrk_base.security import z85
 
 SERVICE_TYPE = "_wrk._tcp.local."
 ROLES = frozenset({"orchestrator", "rack", "worker"})
 
 MAX_LABEL = 63  # bytes of one DNS label, RFC 1035
 MAX_TXT_ENTRY = 255  # bytes of one `key=value`: its length is one byte, RFC 6763 section 6.1
-MAX_KEY = 128  # a sealed 32-byte key as text is some 100 characters; with it the TXT stays under 500 bytes
+MAX_KEY = 128  # characters; a sealed key takes 80, and with it the TXT stays under 500 bytes
+MAX_ADDRESSES = 8  # of one advert that are looked at; a process announces one
+MESH_ID_BYTES = 8  # of a mesh's id that are announced: enough to tell two meshes of one name apart
+PUBLIC_KEY = 40  # characters of a CURVE public key in Z85
 MAX_EPOCH = 2**64 - 1
 METADATA_ADDRESS = ipaddress.ip_address("169.254.169.254")  # a cloud's credential service, never a peer
 
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _MESH = re.compile(r"[A-Za-z0-9._-]{1,63}")
 _KEY = re.compile(rf"[!-~]{{0,{MAX_KEY}}}")
+_MESH_ID = re.compile(rf"([0-9a-f]{{{2 * MESH_ID_BYTES}}})?")
 _HEX = re.compile(r"[0-9a-f]{1,16}")
 _DECIMAL = re.compile(r"[1-9][0-9]{0,4}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
@@ -39,9 +46,14 @@ class BadAdvert(ValueError):
     """The records are not a worker's advert; the message names what is off."""
 
 
+class NotDialable(BadAdvert):
+    """There are addresses, and none is one plain host."""
+
+
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """One worker process. `host` is an IP address, `epoch` grows with every start of the worker.
+    """One worker process. `host` is an IP address, `epoch` grows with every start of the worker, `mesh_id`
+    is what `short_id` makes of the mesh's id, `key` the public key, sealed for `facts_of` this advert.
 
     Raises `BadAdvert` when a field is out of bounds.
     """
@@ -54,16 +66,18 @@ class Advert:
     port: int
     version: int
     key: str = ""
+    mesh_id: str = ""
 
     def __post_init__(self) -> None:
         _require(_WORKER_ID.fullmatch(self.worker_id), "worker id: 1 to 128 letters, digits or . _ : -")
         _require(1 <= self.epoch <= MAX_EPOCH, "epoch: 1 to 2^64 - 1")
         _require(self.role in ROLES, f"role: one of {', '.join(sorted(ROLES))}")
         _require(_MESH.fullmatch(self.mesh), "mesh: 1 to 63 letters, digits or . _ -")
-        _require(_dialable(_address(self.host)), "host: an address that can be dialled")
+        _require(_dialable(parse_address(self.host)), "host: an address that can be dialled")
         _require(1 <= self.port <= 65535, "port: 1 to 65535")
         _require(1 <= self.version <= 65535, "version: 1 to 65535")
         _require(_KEY.fullmatch(self.key), f"key: at most {MAX_KEY} visible ASCII characters")
+        _require(_MESH_ID.fullmatch(self.mesh_id), f"mesh id: {2 * MESH_ID_BYTES} hexadecimal digits")
 
     @property
     def endpoint(self) -> str:
@@ -85,7 +99,7 @@ class Advert:
         return safe + tail
 
     def to_txt(self) -> dict[str, bytes]:
-        """The TXT record: v version, m mesh, id, e epoch (hex), r role, k key if there is one."""
+        """The TXT record: v version, m mesh, id, e epoch (hex), r role; i mesh id and k key, if there are."""
         txt = {
             "v": str(self.version),
             "m": self.mesh,
@@ -93,9 +107,32 @@ class Advert:
             "e": f"{self.epoch:x}",
             "r": self.role,
         }
-        if self.key:
-            txt["k"] = self.key
+        txt |= {name: value for name, value in (("i", self.mesh_id), ("k", self.key)) if value}
         return {name: value.encode() for name, value in txt.items()}
+
+
+def short_id(mesh_id: bytes) -> str:
+    """A mesh's id as adverts carry it."""
+    return mesh_id[:MESH_ID_BYTES].hex()
+
+
+def facts_of(advert: Advert) -> bytes:
+    """What its key is sealed for: who it is, of which mesh, and where; no two adverts share it."""
+    host = str(parse_address(advert.host))
+    facts = (advert.worker_id, f"{advert.epoch:x}", advert.role, advert.mesh_id, host, str(advert.port))
+    return "\0".join(facts).encode()
+
+
+def split_txt(raw: bytes) -> dict[str, bytes | None]:
+    """The entries of a TXT record, RFC 6763 section 6: the first of a name counts, None has no value."""
+    entries: dict[str, bytes | None] = {}
+    at = 0
+    while at < len(raw):
+        entry = raw[at + 1 : at + 1 + raw[at]]
+        at += 1 + raw[at]
+        name, equals, value = entry.partition(b"=")
+        entries.setdefault(name.decode("ascii", "replace"), value if equals else None)
+    return entries
 
 
 def from_txt(txt: Mapping[str, bytes | None], addresses: Sequence[str], port: int | None) -> Advert:
@@ -108,24 +145,36 @@ def from_txt(txt: Mapping[str, bytes | None], addresses: Sequence[str], port: in
         epoch=int(_matching(_HEX, _text(txt, "e"), "e"), 16),
         role=_text(txt, "r"),
         mesh=_text(txt, "m"),
-        host=_pick(addresses),
+        host=hosts_of(addresses)[0],
         port=port or 0,
         version=int(_matching(_DECIMAL, _text(txt, "v"), "v")),
         key=_text(txt, "k") if txt.get("k") else "",
+        mesh_id=_text(txt, "i") if txt.get("i") else "",
     )
+
+
+def hosts_of(addresses: Sequence[str]) -> list[str]:
+    """The addresses that can be dialled, of the first `MAX_ADDRESSES`; at least one.
+
+    Raises `BadAdvert`, `NotDialable`.
+    """
+    _require(addresses, "no address")
+    parsed = (parse_address(text) for text in addresses[:MAX_ADDRESSES])
+    usable = [str(address) for address in parsed if address is not None and _dialable(address)]
+    if not usable:
+        raise NotDialable("no address that can be dialled")
+    return usable
 
 
 def is_loopback(address: str) -> bool:
     """Whether the text is an address that only this machine itself can reach."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+    parsed = parse_address(address)
+    return parsed is not None and parsed.is_loopback
 
 
 @dataclass(frozen=True, slots=True)
 class StaticPeer:
-    """A peer that settings name: host name or address, port, and its public key if known."""
+    """A peer that settings name: host name or address, port, and its public key in Z85 if known."""
 
     host: str
     port: int
@@ -147,13 +196,20 @@ def parse_peer(text: str) -> StaticPeer:
     address, sharp, key = text.strip().partition("#")
     try:
         _require(not sharp or key, "no key after the #")
-        _require(_KEY.fullmatch(key), f"the key is at most {MAX_KEY} visible ASCII characters")
+        _require(not sharp or _is_public_key(key), f"the key is {PUBLIC_KEY} characters of Z85")
         host, port = _split_address(address)
         return StaticPeer(host, port, key)
     except BadAdvert as problem:
         raise ValueError(
             f"static peer {text!r}: {problem}; write tcp://host:port or tcp://host:port#KEY"
         ) from None
+
+
+def _is_public_key(text: str) -> bool:
+    try:
+        return len(text) == PUBLIC_KEY and bool(z85.decode(text))
+    except ValueError:
+        return False
 
 
 def _split_address(text: str) -> tuple[str, int]:
@@ -168,12 +224,12 @@ def _split_address(text: str) -> tuple[str, int]:
 def _host_of_peer(host: str) -> str:
     if host.startswith("[") and host.endswith("]"):
         inner = host[1:-1]
-        _require(":" in inner and _dialable(_address(inner)), "no address to dial in the brackets")
+        _require(":" in inner and _dialable(parse_address(inner)), "no address to dial in the brackets")
         return inner
     _require(":" not in host, "an IPv6 address goes in brackets")
     _require(_HOST_NAME.fullmatch(host), "no host name or address")
     if re.fullmatch(r"[0-9.]+", host):
-        _require(_dialable(_address(host)), "no address to dial")
+        _require(_dialable(parse_address(host)), "no address to dial")
     return host
 
 
@@ -202,14 +258,9 @@ def _matching(pattern: re.Pattern[str], text: str, name: str) -> str:
     return text
 
 
-def _pick(addresses: Sequence[str]) -> str:
-    parsed = (_address(text) for text in addresses)
-    usable = [str(address) for address in parsed if address is not None and _dialable(address)]
-    _require(usable, "no address that can be dialled")
-    return usable[0]
-
-
-def _address(text: str) -> Address | None:
+@lru_cache(maxsize=1024)  # ten times faster, and one packet is asked about its address ten times
+def parse_address(text: str) -> Address | None:
+    """The address that a text is, None if it is none."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:

@@ -17,7 +17,7 @@ from .call import Call, OpenCall, Parts, StreamCall
 from .calls import INFINITY, CallTable
 from .identity import Identity
 from .line import Line, PeerLimits
-from .link import Network
+from .link import REFUSED, Network
 from .stream import NEXT
 
 
@@ -120,6 +120,9 @@ class Peer(Line):
     def _enqueue(self, call: OpenCall) -> None:
         assert self.info is not None
         method, flags, head, content_type, payload = call.parts
+        if method in self.info.misplaced:
+            self._misplaced(call, method)
+            return
         until = call.until if flags & wire.WHOLE and isinstance(call, StreamCall) else call.deadline
         remaining = int((until - self._loop.time()) * 1000) + 1
         call.sent = True
@@ -133,6 +136,14 @@ class Peer(Line):
             (wire.REQUEST, flags, call.id, epoch, method, remaining, head, content_type, payload, extras),
             len(payload),
         )
+
+    def _misplaced(self, call: OpenCall, method: str) -> None:
+        """It is not certified for what it would be asked: so it is not told what that was."""
+        assert self.info is not None
+        self._close(call.id)
+        roles = ", ".join(sorted(self.info.member.roles)) if self.info.member is not None else "none"
+        text = f"{self.endpoint} is not certified to serve {method}; its certificate says: {roles}"
+        call.failed(errors.PermissionDenied(text, not_started=True))
 
     def _cannot_travel(self, envelope: wire.Envelope, problem: str) -> None:
         call = self._close(envelope[2]) if envelope[0] == wire.REQUEST else None
@@ -304,7 +315,7 @@ class Peer(Line):
             self._take_goaway(envelope[2], envelope[3])
         elif kind == wire.REJECT:
             self._take_reject(envelope[2], envelope[3])
-        else:
+        elif not self._take_membership(envelope):
             self.malformed += 1
         return None
 
@@ -374,7 +385,7 @@ class Peer(Line):
 
     def _take_reject(self, call_id: int, reason: str) -> None:
         if call_id == 0:
-            self.drop(f"it refused us: {reason}")
+            self.drop(f"{REFUSED}{reason}")
             return
         call = self._close(call_id)
         if isinstance(call, StreamCall) and not call.may_take(wire.REJECT):

@@ -17,7 +17,7 @@ from typing import Any
 from . import wire
 from .calls import redial_delay
 from .flow import Flow
-from .identity import BadGreeting, Identity, PeerInfo, read_greeting
+from .identity import BadGreeting, Identity, PeerInfo, meet
 from .link import Link, Network
 from .outbox import Outbox
 
@@ -141,11 +141,12 @@ class Line(ABC):
         self._timer("greeting", self._loop.time() + self._limits.dial_timeout, self._dial_late)
 
     def on_up(self) -> None:
-        assert self._link is not None
-        limits = {"maxMessage": self._limits.max_message, "window": self._limits.link_window}
-        hello = (wire.HELLO, 0, 0, self._identity.greeting(limits))
-        self._send_now(hello)
+        self._send_now(self._hello())
         self._timer("greeting", self._loop.time() + self._limits.greeting_timeout, self._greeting_late)
+
+    def _hello(self) -> wire.Envelope:
+        limits = {"maxMessage": self._limits.max_message, "window": self._limits.link_window}
+        return (wire.HELLO, 0, 0, self._identity.greeting(limits, self._network.membership))
 
     def _send_now(self, envelope: wire.Envelope) -> None:
         """Beside the outbox: a first or a last word."""
@@ -161,18 +162,59 @@ class Line(ABC):
         self.drop("no answer to the greeting")
 
     def _greeted(self, facts: dict[str, Any]) -> None:
-        try:
-            self.info = read_greeting(facts)
-        except BadGreeting as error:
-            self.drop(str(error))
+        if not self._meet(facts):
             return
+        assert self.info is not None
         self._outbox.max_message = self.info.longest(self._limits.max_message)
         self._outbox.flow.window = self.info.window(self._limits.link_window)
         self._cancel_timer("greeting")
         self._cancel_timer("connect")
         self._attempt, self.ready, self.reason = 0, True, ""
         self.last_used = self._loop.time()
+        membership = self._network.membership
+        if membership is not None and membership.serial > self.info.serial:
+            self._say((wire.REVOKED, 0, 0, membership.revocations()))
         self._came_up()
+
+    def _meet(self, facts: dict[str, Any]) -> bool:
+        """Learn who answers; one that does not prove it is dropped. Nothing was said to it but who we are."""
+        assert self._link is not None
+        try:
+            self.info = meet(facts, self._network.membership, self._link.key)
+        except BadGreeting as error:
+            self.drop(str(error))
+            return False
+        return True
+
+    def _take_membership(self, envelope: wire.Envelope) -> bool:
+        """What a member may say of memberships at any time; False for everything else."""
+        membership = self._network.membership
+        if membership is None:
+            return False
+        if envelope[0] == wire.HELLO_OK:  # it has a newer certificate
+            self._meet(envelope[3])
+        elif envelope[0] == wire.REVOKED:
+            membership.hear_revocations(envelope[3])
+        else:
+            return False
+        return True
+
+    def greet_again(self) -> None:
+        """Show the peer our newest certificate."""
+        if self.ready:
+            self._say(self._hello())
+
+    def say(self, envelope: wire.Envelope) -> None:
+        """Say something that wants no answer, if the peer is there."""
+        if self.ready:
+            self._say(envelope)
+
+    def recheck(self) -> None:
+        """Drop a peer that is no member any more."""
+        membership = self._network.membership
+        member = self.info.member if self.info is not None else None
+        if self.ready and member is not None and membership is not None and not membership.stays(member):
+            self.drop("its certificate was revoked or has expired")
 
     def drop(self, reason: str) -> None:
         """Give this link up; calls that it carried fail, and it is dialled anew where wanted."""

@@ -8,9 +8,24 @@ callbacks run in the event loop, never inside a call of the link's own methods, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+from .membership import Membership
 from .tick import Tick
+
+REFUSED = "it refused us: "  # the reason of a link's end begins so where the peer will not have us
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """Milliseconds and bytes; the reasons stand at the settings of the same names."""
+
+    max_message: int = 1_048_576
+    handshake_timeout: int = 3000
+    heartbeat: int = 2000
+    heartbeat_timeout: int = 6000
+    max_frames: int = 10_000
 
 
 class Listener(Protocol):
@@ -21,6 +36,12 @@ class Listener(Protocol):
 
     def send(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> bool:
         """Send a message, and a second frame with it. False when the peer is gone."""
+
+    def key_of(self, routing_id: bytes) -> bytes:
+        """The public key that the peer proved to hold; empty on open networks."""
+
+    def settled(self, routing_id: bytes) -> None:
+        """The peer has said who it is. One that does not is thrown out after a while."""
 
     def expel(self, routing_id: bytes) -> None:
         """Break the peer's connection; `on_doubt` tells of it like of any other loss."""
@@ -33,6 +54,10 @@ class Listener(Protocol):
 
 class Link(Protocol):
     """The calling side: one connection to one process; it never comes back by itself."""
+
+    @property
+    def key(self) -> bytes:
+        """The public key that the process there has proved to hold; empty on open networks."""
 
     def send(self, message: bytes, chunk: memoryview | None = None) -> bool:
         """Send a message, and a second frame with it. False when the link is not up."""
@@ -69,6 +94,10 @@ class Network(Protocol):
 
     @property
     def tick(self) -> Tick: ...
+
+    @property
+    def membership(self) -> Membership | None:
+        """None: links are neither encrypted nor is it asked who is there."""
 
     @property
     def rescued(self) -> int:

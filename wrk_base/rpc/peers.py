@@ -15,7 +15,7 @@ from . import wire
 from .body import Budget
 from .call import Reply
 from .client import Peer, PeerEvents
-from .identity import Identity
+from .identity import Identity, PeerInfo
 from .line import PeerLimits
 from .link import Network
 from .streams import Stream, Terms, open_stream
@@ -117,8 +117,7 @@ class Peers:
     @property
     def late_answers(self) -> int:
         """Late and duplicate answers on all links that are open now or were."""
-        peers = (*self._held.values(), *self._borrowed.values())
-        return self._late_before + sum(peer.late_answers for peer in peers)
+        return self._late_before + sum(peer.late_answers for peer in self._all())
 
     @property
     def rescued(self) -> int:
@@ -127,7 +126,7 @@ class Peers:
 
     def stats(self) -> dict[str, Any]:
         """As the consolidated status shows it."""
-        peers = [*self._held.values(), *self._borrowed.values()]
+        peers = self._all()
         return {
             "active": len(peers),
             "ready": sum(peer.ready for peer in peers),
@@ -139,6 +138,33 @@ class Peers:
                 for p in peers[:1000]
             ],
         }
+
+    def greet_again(self) -> None:
+        """Show every peer our newest certificate."""
+        for peer in self._all():
+            peer.greet_again()
+
+    def say_to_all(self, envelope: wire.Envelope) -> None:
+        for peer in self._all():
+            peer.say(envelope)
+
+    def recheck(self) -> None:
+        """Drop every peer that is no member any more."""
+        for peer in self._all():
+            peer.recheck()
+
+    def infos(self) -> list[PeerInfo]:
+        """Everybody who answers on a link of ours."""
+        return [peer.info for peer in self._all() if peer.ready and peer.info is not None]
+
+    def ready(self, role: str) -> list[Peer]:
+        """Linked peers in this role."""
+        return [
+            peer for peer in self._all() if peer.ready and peer.info is not None and peer.info.role == role
+        ]
+
+    def _all(self) -> list[Peer]:
+        return [*self._held.values(), *self._borrowed.values()]
 
     def close(self, linger_ms: int = 0) -> None:
         self._closed = True

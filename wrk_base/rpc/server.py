@@ -21,8 +21,9 @@ from . import wire
 from .body import Assembly, Budget, reserve
 from .flow import Flow
 from .handlers import Blocking, Handler, make_handler
-from .identity import BadGreeting, Identity, read_greeting
+from .identity import BadGreeting, Identity, PeerInfo, meet
 from .link import Listener, Network
+from .membership import Membership
 from .pace import HOLD_SECONDS
 from .request import Caller, Request
 from .runner import RunLimits, Runner
@@ -31,6 +32,8 @@ from .tick import Tick
 DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until ROUTER surely knows of it
 MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
 LOAD_SECONDS = 0.01  # a load that is younger tells an orchestrator nothing that its own leases do not
+STRANGERS_MAY = (wire.HELLO, wire.JOIN, wire.BYE)
+STRANGERS_LOGGED_EVERY = 1.0  # second: whoever reaches the port must not fill the disk
 FAREWELL = 1  # id of the PING whose PONG says that a caller has read everything before it
 
 
@@ -68,7 +71,10 @@ class Server:
             "cancels": 0,
             "lostCallers": 0,
             "expelled": 0,
+            "strangers": 0,
+            "notAllowed": 0,
         }
+        self.on_join: Callable[[bytes], bytes] | None = None
         self.piggyback: Callable[[], dict[str, Any]] | None = None
         self.draining = ""
         self._limits, self._log = limits or ServerLimits(), log
@@ -81,6 +87,8 @@ class Server:
         self._held_items: list[Callable[[], None]] = []
         self._holding: asyncio.TimerHandle | None = None
         self._tick: Tick | None = None
+        self._membership: Membership | None = None
+        self._strangers_logged_at = -STRANGERS_LOGGED_EVERY
         self._unheard: set[bytes] = set()
         self._heard = asyncio.Event()
 
@@ -88,7 +96,7 @@ class Server:
 
     def listen(self, network: Network, endpoint: str) -> str:
         """Bind; returns the real endpoint."""
-        self._tick = network.tick
+        self._tick, self._membership = network.tick, network.membership
         self._listener = network.listen(endpoint, self)
         return self._listener.endpoint
 
@@ -102,6 +110,15 @@ class Server:
         limit: int | None = None,
     ) -> None:
         self.handlers[method] = make_handler(method, function, raw=raw, blocking=blocking, limit=limit)
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens; empty while it does not."""
+        return self._listener.endpoint if self._listener is not None else ""
+
+    def infos(self) -> list[PeerInfo]:
+        """Everybody who has said who it is."""
+        return [caller.info for caller in self.callers.values() if caller.info is not None]
 
     @property
     def in_flight(self) -> int:
@@ -123,6 +140,25 @@ class Server:
         for caller in list(self.callers.values()):
             if caller.info is not None and caller.info.role in roles and caller.said_at <= before:
                 self.say(caller, envelope)
+
+    def greet_again(self) -> None:
+        """Show every caller our newest certificate."""
+        for caller in self._members():
+            self.say(caller, self._welcome())
+
+    def say_to_all(self, envelope: wire.Envelope) -> None:
+        for caller in self._members():
+            self.say(caller, envelope)
+
+    def recheck(self) -> None:
+        """Throw out who is no member any more."""
+        for caller in self._members():
+            member = caller.info.member if caller.info is not None else None
+            if member is not None and self._membership is not None and not self._membership.stays(member):
+                self._expel(caller, "its certificate was revoked or has expired")
+
+    def _members(self) -> list[Caller]:
+        return [caller for caller in self.callers.values() if caller.info is not None]
 
     def drain(self, reason: str) -> None:
         """Refuse new requests as not-started and tell every caller which of its own still run."""
@@ -194,6 +230,8 @@ class Server:
                 self._malformed(caller)
             elif envelope[0] == wire.REQUEST:
                 self._admit(caller, envelope, now, excess)
+            elif caller.info is None and self._membership is not None and envelope[0] not in STRANGERS_MAY:
+                self._malformed(caller)
             else:
                 self._take(caller, envelope, chunk)
 
@@ -254,6 +292,10 @@ class Server:
             self._hears(caller.routing_id)
         elif kind == wire.BYE:
             self._lose(caller.routing_id)
+        elif kind == wire.REVOKED and self._membership is not None:
+            self._membership.hear_revocations(envelope[3])
+        elif kind == wire.JOIN:
+            self._join(caller, envelope[3])
         elif kind != wire.PONG:
             self._malformed(caller)
 
@@ -269,23 +311,51 @@ class Server:
             self._touch(caller)
 
     def _greet(self, caller: Caller, facts: dict[str, Any]) -> None:
+        assert self._listener is not None
         try:
-            caller.info = read_greeting(facts)
+            info = meet(facts, self._membership, self._listener.key_of(caller.routing_id))
         except BadGreeting as error:
-            self.counters["rejected"] += 1
-            self.say(caller, (wire.REJECT, 0, 0, str(error)))
+            if caller.info is not None:  # it was a member until now
+                self._expel(caller, str(error))
+            else:
+                self._turn_away(caller, str(error))
             return
-        caller.wants_load = caller.info.role == "orchestrator"
-        caller.outbox.max_message = caller.info.longest(self._limits.max_message)
-        caller.outbox.flow.window = caller.info.window(self._limits.link_window)
+        caller.info = info
+        self._listener.settled(caller.routing_id)
+        caller.wants_load = info.role == "orchestrator"
+        caller.outbox.max_message = info.longest(self._limits.max_message)
+        caller.outbox.flow.window = info.window(self._limits.link_window)
+        self.say(caller, self._welcome())
+        if self._membership is not None and self._membership.serial > info.serial:
+            self.say(caller, (wire.REVOKED, 0, 0, self._membership.revocations()))
+        if self.draining:
+            self.say(caller, (wire.GOAWAY, 0, caller.last_id, self.draining))
+
+    def _welcome(self) -> wire.Envelope:
         limits = {
             "maxMessage": self._limits.max_message,
             "maxInFlight": self._limits.run.max_in_flight,
             "window": self._limits.link_window,
         }
-        self.say(caller, (wire.HELLO_OK, 0, 0, self.identity.greeting(limits)))
-        if self.draining:
-            self.say(caller, (wire.GOAWAY, 0, 0, self.draining))
+        return (wire.HELLO_OK, 0, 0, self.identity.greeting(limits, self._membership))
+
+    def _turn_away(self, caller: Caller, reason: str) -> None:
+        """A stranger is told why, and stays one: who says nothing better is thrown out by the listener."""
+        self.counters["rejected"] += 1
+        self.counters["strangers"] += 1
+        self.say(caller, (wire.REJECT, 0, 0, reason))
+        if self._loop.time() - self._strangers_logged_at >= STRANGERS_LOGGED_EVERY:
+            self._strangers_logged_at = self._loop.time()
+            self._log.warning("rpc.stranger", reason=reason, strangers=self.counters["strangers"])
+
+    def _join(self, caller: Caller, body: bytes) -> None:
+        """A machine asks to become a member: with its invitation, which is all that it has."""
+        try:
+            if self.on_join is None:
+                raise BadGreeting("nobody is taken in here: ask the orchestrator that the invitation names")
+            self.say(caller, (wire.JOIN, 0, 0, self.on_join(body)))
+        except BadGreeting as error:
+            self._turn_away(caller, str(error))
 
     # --- one request's way
 
@@ -305,6 +375,8 @@ class Server:
         size = len(payload) if not flags & wire.MORE_CHUNKS else wire.announced_size(extras) or 0
         held = size if head is None else size + len(head)
         try:
+            if method in caller.info.barred:
+                raise self._not_allowed(caller.info, method)
             if handler is None:
                 raise self._no_such(method)
             if flags or left <= 0 or self.draining:
@@ -336,6 +408,13 @@ class Server:
             request.late = self._loop.call_at(request.deadline, self._chunks_late, request)
         else:
             self._arrived.append(request)
+
+    def _not_allowed(self, info: PeerInfo, method: str) -> errors.WrkError:
+        self.counters["notAllowed"] += 1
+        roles = ", ".join(sorted(info.member.roles)) if info.member is not None else "none"
+        return errors.PermissionDenied(
+            f"{method} is not for {info.worker_id}, whose certificate says: {roles}"
+        )
 
     def _no_such(self, method: str) -> errors.WrkError:
         known = ", ".join(sorted(self.handlers))

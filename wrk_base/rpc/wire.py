@@ -20,6 +20,8 @@ An envelope is an array: kind, flags, id, and what its kind adds:
     BYE               -                        the caller leaves
     REJECT            reason                   request `id` was not run (0: nothing that you sent)
     CHUNK             -                        the next bytes of the body of `id`, in the second frame
+    REVOKED           list                     the signed list of revocations, for whoever has an older one
+    JOIN              request or grant         a machine asks for its certificate: all a stranger may say
 
 `head` is a small map that routers read, packed by itself and forwarded as it came, or nil; `payload` is
 opaque bytes of `content_type`, which is one for all items of a stream. Extras are an optional map whose
@@ -53,6 +55,8 @@ GOAWAY: Final = 12
 BYE: Final = 13
 REJECT: Final = 14
 CHUNK: Final = 15
+REVOKED: Final = 16
+JOIN: Final = 17
 
 NAMES: Final = {
     HELLO: "HELLO",
@@ -70,6 +74,8 @@ NAMES: Final = {
     BYE: "BYE",
     REJECT: "REJECT",
     CHUNK: "CHUNK",
+    REVOKED: "REVOKED",
+    JOIN: "JOIN",
 }
 
 STREAM_WANTED: Final = 1
@@ -217,6 +223,10 @@ def _is_text(e: Envelope) -> bool:
     return len(e) == 4 and type(e[2]) is int and type(e[3]) is str
 
 
+def _is_blob(e: Envelope) -> bool:
+    return len(e) == 4 and type(e[2]) is int and type(e[3]) is bytes
+
+
 _CHECKS: dict[int, Callable[[Envelope], bool]] = {
     HELLO: _is_greeting,
     HELLO_OK: _is_greeting,
@@ -233,6 +243,8 @@ _CHECKS: dict[int, Callable[[Envelope], bool]] = {
     BYE: _is_bare,
     REJECT: _is_text,
     CHUNK: _is_chunk,
+    REVOKED: _is_blob,
+    JOIN: _is_blob,
 }
 
 

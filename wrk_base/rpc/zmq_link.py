@@ -11,22 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
+import secrets
 import select
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from socket import SHUT_RDWR, socket
-from urllib.parse import urlsplit
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from ..errors import StartError
-from .link import Link, LinkEvents, Listener, ListenerEvents
+from ..security import z85
+from ..security.zap import DOMAIN, Door
+from . import knock
+from .link import REFUSED, Link, LinkEvents, LinkOptions, Listener, ListenerEvents
+from .lobby import Lobby, Where
+from .membership import Membership
 from .tick import Tick
 
 _base_send = zmq.backend.Socket.send  # the wrapper above it costs as much as the send itself
@@ -37,9 +42,8 @@ DRAIN_MESSAGES = 64  # then the loop gets a turn; each message may carry many en
 DRAIN_SECONDS = 0.001
 FRAMES_READ = 2  # of a message before the rest of it is discarded
 DISCARD_FRAMES = 2000  # of one hostile multipart, before the loop gets a turn
-DIAGNOSE_SECONDS = 2.0
-KNOCK_SECONDS = 1.0
 PATROL_SECONDS = 1.0
+LOBBY_SECONDS = 0.5
 
 _DIAL_EVENTS = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -50,24 +54,23 @@ _DIAL_EVENTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LinkOptions:
-    """Milliseconds and bytes; the reasons stand at the settings of the same names."""
-
-    max_message: int = 1_048_576
-    handshake_timeout: int = 3000
-    heartbeat: int = 2000
-    heartbeat_timeout: int = 6000
-    max_frames: int = 10_000
-
-
 class ZmqNetwork:
-    """Links over TCP in one ZeroMQ context, driven by one event loop."""
+    """Links over TCP in one ZeroMQ context, driven by one event loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: LinkOptions | None = None) -> None:
+    With a `membership` each of them is encrypted by CURVE and both sides prove their keys.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: LinkOptions | None = None,
+        membership: Membership | None = None,
+    ) -> None:
         self.options = options or LinkOptions()
         self.loop = loop
         self.tick = Tick(loop)
+        self.membership = membership
+        self._door: Door | None = None
         self._rescued = 0
         self._driven: set[_Driven] = set()
         self._patrol: asyncio.TimerHandle | None = None
@@ -75,23 +78,30 @@ class ZmqNetwork:
         self._context.set(zmq.MAX_SOCKETS, 65_535)
 
     def listen(self, endpoint: str, events: ListenerEvents) -> Listener:
+        if self.membership is not None and self._door is None:
+            self._door = Door(self._context, self.loop, self.membership.lets_in)
         return ZmqListener(self, endpoint, events)
 
     def dial(self, endpoint: str, events: LinkEvents, *, heartbeat: bool = True) -> Link:
+        key = b"" if self.membership is None else self.membership.key_of(endpoint)
+        if key is None:
+            return _NoLink(self, events, _NO_KEY)
         try:
-            return ZmqLink(self, endpoint, events, heartbeat)
+            return ZmqLink(self, endpoint, events, heartbeat, key)
         except zmq.ZMQError as error:
             return _NoLink(self, events, f"no socket could be made for it: {error.strerror}")
 
     async def diagnose(self, endpoint: str) -> str:
-        return await _diagnose(endpoint)
+        return await knock.diagnose(endpoint)
 
     async def host_answers(self, endpoint: str) -> bool:
-        return await _begins_handshake(endpoint)
+        return await knock.begins_handshake(endpoint)
 
     def close(self) -> None:
         if self._patrol is not None:
             self._patrol.cancel()
+        if self._door is not None:
+            self._door.close()
         self._context.term()
 
     @property
@@ -128,6 +138,19 @@ class ZmqNetwork:
         sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
         sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
         return sock
+
+    def secure(self, sock: zmq.Socket[bytes], server_key: bytes = b"") -> None:
+        """Encrypt, and prove our key: as the client of a server with that key, else as a server."""
+        if self.membership is None:
+            return
+        sock.setsockopt(zmq.CURVE_PUBLICKEY, z85.encode(self.membership.public_key).encode())
+        sock.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(self.membership.secret_key).encode())
+        if server_key:
+            sock.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(server_key).encode())
+        else:  # all three: without a domain libzmq asks nobody, whatever is enforced
+            sock.setsockopt(zmq.CURVE_SERVER, 1)
+            sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+            sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
     def watch(self, sock: zmq.Socket[bytes]) -> None:
         """Heartbeats: a fuse for hosts that vanish without closing.
@@ -248,10 +271,14 @@ class ZmqListener(_Driven):
     """A bound ROUTER. Routing ids are its own and never a peer's choice."""
 
     def __init__(self, network: ZmqNetwork, endpoint: str, events: ListenerEvents) -> None:
+        # A ROUTER counts its peers from what rand() says, and libzmq seeds it nowhere. Who knows the next
+        # number can claim it as its own, and when its turn comes, an assertion ends the process.
+        ctypes.CDLL(None).srand(secrets.randbits(32))
         sock = network.socket(zmq.ROUTER)
         sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
         sock.setsockopt(zmq.BACKLOG, 1024)
         network.watch(sock)
+        network.secure(sock)
         self.endpoint = _bind(sock, endpoint)
         super().__init__(network, sock)
         self._events = events
@@ -259,7 +286,13 @@ class ZmqListener(_Driven):
         self._ids_of: defaultdict[int, set[bytes]] = defaultdict(set)
         self._lost_fds: list[int] = []
         self._sender = b""
-        self._monitor = _Monitor(network.loop, sock, zmq.EVENT_DISCONNECTED, self._on_disconnected)
+        self._keys: dict[bytes, bytes] = {}
+        self._settled: set[bytes] = set()
+        self._lobby = Lobby(network.options.handshake_timeout / 1000 + LOBBY_SECONDS)
+        self._lobby_timer: asyncio.TimerHandle | None = None
+        self._is_open_house = network.membership is None
+        watched = zmq.EVENT_DISCONNECTED | (0 if self._is_open_house else zmq.EVENT_ACCEPTED)
+        self._monitor = _Monitor(network.loop, sock, watched, self._on_event)
         self._attach()
 
     def send(self, routing_id: bytes, message: bytes, chunk: memoryview | None = None) -> bool:
@@ -276,14 +309,21 @@ class ZmqListener(_Driven):
             self._look()
         return True
 
+    def key_of(self, routing_id: bytes) -> bytes:
+        return self._keys.get(routing_id, b"")
+
+    def settled(self, routing_id: bytes) -> None:
+        self._settled.add(routing_id)
+        self._lobby.leave(self._fd_of.get(routing_id, -1))
+
     def expel(self, routing_id: bytes) -> None:
         fd = self._fd_of.get(routing_id)
-        if fd is None:
-            return
-        with contextlib.suppress(OSError), socket(fileno=os.dup(fd)) as connection:
-            connection.shutdown(SHUT_RDWR)  # of the connection itself: ZeroMQ then notices its end
+        if fd is not None:
+            _break(fd)
 
     def forget(self, routing_id: bytes) -> None:
+        self._keys.pop(routing_id, None)
+        self._settled.discard(routing_id)
         fd = self._fd_of.pop(routing_id, None)
         if fd is not None:
             ids = self._ids_of[fd]
@@ -294,6 +334,8 @@ class ZmqListener(_Driven):
     def close(self, linger_ms: int = 0) -> None:
         if self._open:
             self._monitor.close()
+            if self._lobby_timer is not None:
+                self._lobby_timer.cancel()
             self._shut(linger_ms)
 
     def _pass(self) -> bool:
@@ -344,9 +386,34 @@ class ZmqListener(_Driven):
             fd = int(frame.get(int(zmq.SRCFD)))
             self._fd_of[routing_id] = fd
             self._ids_of[fd].add(routing_id)
+            if not self._is_open_house:
+                self._keys[routing_id] = bytes.fromhex(str(frame.get("User-Id")))
         return frame.bytes
 
-    def _on_disconnected(self, event: int, fd: int) -> None:
+    def _on_event(self, event: int, fd: int) -> None:
+        if event == zmq.EVENT_DISCONNECTED:
+            self._lobby.leave(fd)
+            self._on_disconnected(fd)
+        elif event == zmq.EVENT_ACCEPTED:
+            where = _peer_of(fd)
+            if where is None:
+                return
+            if not self._lobby.enter(fd, where, self._loop.time()):
+                _break(fd, where)
+            elif self._lobby_timer is None:
+                self._lobby_timer = self._loop.call_later(LOBBY_SECONDS, self._clear_lobby)
+
+    def _clear_lobby(self) -> None:
+        """Throw out who was let in and has not said who it is."""
+        self._lobby_timer = None
+        for fd, where in self._lobby.overdue(self._loop.time()):
+            # What a monitor tells may be behind what was received meanwhile.
+            if not self._settled.intersection(self._ids_of.get(fd, ())):
+                _break(fd, where)
+        if self._lobby:
+            self._lobby_timer = self._loop.call_later(LOBBY_SECONDS, self._clear_lobby)
+
+    def _on_disconnected(self, fd: int) -> None:
         # A peer that left at once may not have been read yet: it is looked for again when all was read.
         self._lost_fds.append(fd)
         self._doubt(fd)
@@ -367,8 +434,13 @@ class ZmqListener(_Driven):
 class ZmqLink(_Driven):
     """One DEALER, one connection, one life."""
 
-    def __init__(self, network: ZmqNetwork, endpoint: str, events: LinkEvents, heartbeat: bool) -> None:
+    def __init__(
+        self, network: ZmqNetwork, endpoint: str, events: LinkEvents, heartbeat: bool, key: bytes
+    ) -> None:
+        self.key = key
         sock = network.socket(zmq.DEALER)
+        if key:
+            network.secure(sock, key)
         if heartbeat:
             network.watch(sock)
         sock.setsockopt(zmq.IMMEDIATE, 1)
@@ -478,7 +550,9 @@ class ZmqLink(_Driven):
 
 
 class _NoLink:
-    """A dial for which no descriptor was left: it fails like any other, and may be tried again."""
+    """A dial that cannot be begun: it fails like any other, and may be tried again."""
+
+    key = b""
 
     def __init__(self, network: ZmqNetwork, events: LinkEvents, reason: str) -> None:
         self._telling = network.loop.call_soon(events.on_down, reason)
@@ -490,10 +564,13 @@ class _NoLink:
         self._telling.cancel()
 
 
+_NO_KEY = (
+    "its public key is not known here: give it as tcp://host:port#KEY (`wrk mesh` shows addresses with keys)"
+)
 _DIAL_REASONS = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "it accepted the connection but did not finish the handshake",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak this protocol",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it refused the handshake",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): f"{REFUSED}our key was revoked",
     int(zmq.EVENT_DISCONNECTED): "it closed the connection during the handshake",
 }
 
@@ -528,6 +605,23 @@ class _Monitor:
             self._pair.close(0)
 
 
+def _peer_of(fd: int) -> Where | None:
+    """Whom a descriptor of ZeroMQ's is connected to; None when it is gone already."""
+    with contextlib.suppress(OSError, ValueError, IndexError), socket(fileno=os.dup(fd)) as connection:
+        host, port = connection.getpeername()[:2]
+        return str(host), int(port)
+    return None
+
+
+def _break(fd: int, where: Where | None = None) -> None:
+    """Break a connection, of which ZeroMQ then notices the end; only if it still leads to `where`, since
+    the number may belong to another by now."""
+    if where is not None and _peer_of(fd) != where:
+        return
+    with contextlib.suppress(OSError), socket(fileno=os.dup(fd)) as connection:
+        connection.shutdown(SHUT_RDWR)
+
+
 def _is_readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -551,33 +645,3 @@ def _bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
             f"cannot listen on {endpoint}: {error.strerror}. Check --interface and --rpc.port"
         ) from None
     return str(sock.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
-
-
-async def _begins_handshake(endpoint: str) -> bool:
-    """The kernel accepts connections for a stopped process, too; the first bytes of ZMTP come from
-    ZeroMQ's own thread, which a stuck event loop does not hold up."""
-    where = urlsplit(endpoint)
-    try:
-        async with asyncio.timeout(KNOCK_SECONDS):
-            reader, writer = await asyncio.open_connection(where.hostname, where.port)
-            try:
-                return (await reader.readexactly(1)) == b"\xff"
-            finally:
-                writer.close()
-    except (OSError, ValueError, EOFError, TimeoutError):
-        return False
-
-
-async def _diagnose(endpoint: str) -> str:
-    where = urlsplit(endpoint)
-    try:
-        dial = asyncio.open_connection(where.hostname, where.port)
-        _, writer = await asyncio.wait_for(dial, DIAGNOSE_SECONDS)
-    except TimeoutError:
-        return "no answer: the host is down, or a firewall drops the port"
-    except ConnectionRefusedError:
-        return "connection refused: nothing listens on that port"
-    except (OSError, ValueError) as error:
-        return f"{error.strerror or error}" if isinstance(error, OSError) else f"no address: {error}"
-    writer.close()
-    return "the port accepts connections, but no worker answered the greeting in time"

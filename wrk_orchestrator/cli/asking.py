@@ -42,7 +42,7 @@ def ask(where: Where, method: str, timeout: float) -> Any:
 async def find(session: Session, peer: str, timeout: float) -> str:
     """The endpoint of `peer` (an address or an id); of an orchestrator if none is named."""
     if is_address(peer):
-        return endpoint(peer)
+        return session.learn(endpoint(peer))
     return await (session.worker(peer, timeout) if peer else session.orchestrator())
 
 
@@ -56,6 +56,8 @@ def in_session(where: Where, work: Callable[[Session], Awaitable[T]]) -> T:
         async with Session(settings, state_dir) as session:
             return await work(session)
 
+    if is_address(where.peer):
+        endpoint(where.peer)  # wrong usage is said before anything else
     try:
         settings = read_settings(where.mesh, where.interface, os.environ)
         state_dir = default_state_dir(os.environ)

@@ -17,6 +17,7 @@ import typer
 from wrk_base import __version__, clock
 from wrk_base.errors import StartError
 
+from . import keys, membership
 from .asking import Where, ask, failed, find, in_session
 from .inputs import parse_json, read_input
 from .plain import json_text
@@ -35,6 +36,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+membership.add_to(app)
+keys.add_to(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Orchestrator = Annotated[
@@ -239,6 +243,7 @@ def up(
     check: Annotated[
         bool, typer.Option("--check", help="Try everything, stop, tell by the exit code.")
     ] = False,
+    lan: Annotated[bool, typer.Option("--lan", help="For the LAN, not for this machine alone.")] = False,
     extras: Annotated[
         list[str] | None, typer.Option("--with", metavar="embeddings", help="Start it, too.")
     ] = None,
@@ -249,7 +254,7 @@ def up(
 
     from .up import Wishes, run_up
 
-    wishes = Wishes(check=check, extras=tuple(extras or ()), verbose=verbose, as_json=as_json)
+    wishes = Wishes(check=check, lan=lan, extras=tuple(extras or ()), verbose=verbose, as_json=as_json)
     try:
         code = run_up(wishes, context.args, os.environ)
     except UsageError as error:

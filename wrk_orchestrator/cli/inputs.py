@@ -38,8 +38,9 @@ def is_address(peer: str) -> bool:
 
 
 def endpoint(peer: str) -> str:
-    """The endpoint that `tcp://host:port` names, as an argument or after --peer."""
+    """`tcp://host:port` or `tcp://host:port#KEY`, as an argument or after --peer."""
     try:
-        return parse_peer(peer).endpoint
+        parsed = parse_peer(peer)
+        return f"{parsed.endpoint}#{parsed.key}" if parsed.key else parsed.endpoint
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wrk_base.boot import Arguments, UsageError, parse
 from wrk_base.config import Settings
+from wrk_base.discovery.addresses import LOOPBACK
 from wrk_base.settings_keys import canonical, keys_of
 from wrk_base.settings_loader import load
 from wrk_base.state import default_state_dir
@@ -66,15 +67,22 @@ class Plan:
 
 
 def make_plan(
-    words: Sequence[str], environ: Mapping[str, str], *, mesh: str, extras: Sequence[str] = ()
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    mesh: str,
+    lan: bool = False,
+    extras: Sequence[str] = (),
 ) -> Plan:
-    """The plan for a command line of settings. `mesh` is a fresh one for a check: then ports are chosen
-    by the kernel and the state is temporary, unless `words` say otherwise. Raises `UsageError`,
-    `SettingsError`.
+    """The plan for a command line of settings; it stays on this machine unless `lan` or they say otherwise.
+
+    `mesh` is a fresh one for a check: then ports are chosen by the kernel and the state is temporary,
+    unless `words` say otherwise. Raises `UsageError`, `SettingsError`.
     """
     told = _read(words, environ)
     own: list[Flag] = [("port", "0"), ("rpc.port", "0"), ("discovery.mesh", mesh)] if mesh else []
-    flags = _Flags([("stop.drainTimeout", str(DRAIN_MS)), *own, *told.flags])
+    reach: list[Flag] = [] if lan else [("interface", LOOPBACK)]
+    flags = _Flags([("stop.drainTimeout", str(DRAIN_MS)), *reach, *own, *told.flags])
     everybody = (*_paths(told), *flags.everybody)
     rack = (*everybody, ("rpc.port", "0"))
     return Plan(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from rich import box
@@ -96,6 +97,8 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "requests", _counts(status["routing"])
     yield "links", f"{clients['ready']} of {clients['active']} ready"
     yield "discovery", _counts(status["discovery"])
+    for other in status.get("otherMeshes", ()):
+        yield "also here", f"mesh {other['name']} ({other['id']}): wrk invite there, wrk join here"
 
 
 def _not_well(health: Mapping[str, Any]) -> str:
@@ -196,3 +199,29 @@ def cost_lines(method: str, cost: Mapping[str, Any]) -> Iterator[str]:
 def _ms(ms: float) -> str:
     """Three digits or more that say something."""
     return f"{ms:.3f}" if ms < 10 else f"{ms:.1f}"
+
+
+def mesh_parts(told: Mapping[str, Any], machines: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The answer of `listMembers`, and the machines where they are known."""
+    linked = table("process", "machine", "roles", "until", "address#key", whole=("address#key",))
+    for member in told["members"]:
+        address = f"{member['address']}#{member['publicKey']}" if member["address"] else "-"
+        facts = (
+            member["name"],
+            member["machine"],
+            ", ".join(member["roles"]),
+            _day(member["until"]),
+            address,
+        )
+        linked.add_row(*map(cell, facts))
+    parts: list[RenderableType] = [Text(f"mesh {told['mesh']}"), linked]
+    if machines:
+        known = table("machine", "roles", "until")
+        for machine in machines:
+            known.add_row(*map(cell, (machine["name"], ", ".join(machine["roles"]), _day(machine["until"]))))
+        parts += [Text(), Text("machines that may certify (90 days, renewed by themselves)"), known]
+    return parts
+
+
+def _day(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")

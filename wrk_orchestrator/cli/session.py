@@ -7,7 +7,7 @@ this user noted their addresses. Whom it found it keeps a link to until it ends.
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any, cast
 from wrk_base import clock, errors
 from wrk_base.client import Silence, address_of
 from wrk_base.config import Settings
-from wrk_base.discovery import Discovery, Found
+from wrk_base.discovery import Discovery, DiscoveryFailed, Found
+from wrk_base.discovery.local import read_status
 from wrk_base.discovery.static import StaticDiscovery
 from wrk_base.errors import SettingsError
 from wrk_base.rpc.body import Budget
 from wrk_base.rpc.client import Peer, PeerEvents
 from wrk_base.rpc.identity import Identity, PeerInfo
 from wrk_base.rpc.peers import Peers
-from wrk_base.rpc.zmq_link import LinkOptions
-from wrk_base.rpc_limits import peer_limits
+from wrk_base.rpc_limits import link_options, peer_limits
 from wrk_base.settings_loader import load
+from wrk_base.visit import Visit
 
 from .kinds import rack_kinds
 from .search import Fits, Search
@@ -66,11 +67,15 @@ class Session:
         rng = Random(SystemRandom().getrandbits(128))
         self.settings = settings
         self._state_dir = state_dir
-        options = LinkOptions(max_message=settings.rpc.max_message_size, max_frames=settings.rpc.max_frames)
-        self._network = MeteredNetwork(asyncio.get_running_loop(), options)
+        name = f"cli-{rng.getrandbits(32):08x}"
+        self._visit = Visit(state_dir, settings.discovery.mesh, name, cast("FilteringBoundLogger", Silence()))
+        self._book = self._visit.membership.book
+        self._network = MeteredNetwork(
+            asyncio.get_running_loop(), link_options(settings), self._visit.membership
+        )
         self._peers = Peers(
             network=self._network,
-            identity=Identity(f"cli-{rng.getrandbits(32):08x}", rng.getrandbits(63) + 1, "client"),
+            identity=Identity(name, rng.getrandbits(63) + 1, "client"),
             rng=rng,
             limits=replace(peer_limits(settings), connect_timeout=CONNECT_SECONDS),
             max_peers=settings.rpc.max_peers,
@@ -87,12 +92,45 @@ class Session:
         self._peers.close(GOODBYE_MS)
         self._network.close()
 
+    def learn(self, address: str) -> str:
+        """The endpoint of tcp://host:port or tcp://host:port#KEY, whose key is known from here on."""
+        endpoint, _, key = address.partition("#")
+        if key:
+            self._book.learn(endpoint, key)
+        return endpoint
+
     async def call(self, endpoint: str, method: str, body: Any, timeout: float) -> Any:
         """The result of `method` at `endpoint`; `timeout` in seconds. Raises `WrkError`."""
-        return await self._peers.request(endpoint, method, body, timeout=timeout)
+        begun = clock.monotonic()
+        await self._look_for_key(endpoint, timeout)
+        left = timeout - (clock.monotonic() - begun)
+        return await self._peers.request(endpoint, method, body, timeout=left)
+
+    async def _look_for_key(self, endpoint: str, timeout: float) -> None:
+        """Return when it is known whose key answers there, or was looked for in vain."""
+        if self._book.key_of(endpoint) is None:
+            for _ in self._likely():
+                """What is read there is learnt."""
+        if self._book.key_of(endpoint) is None and self.settings.discovery.mdns:
+            await self._listen_for(endpoint, min(timeout / 2, CONNECT_SECONDS))
+
+    async def _listen_for(self, endpoint: str, seconds: float) -> None:
+        around, heard = self._mdns(), asyncio.Event()
+
+        def hear(found: Found) -> None:
+            if found.endpoint == endpoint:
+                heard.set()
+
+        with contextlib.suppress(TimeoutError, DiscoveryFailed):
+            async with asyncio.timeout(seconds):
+                await around.start(None, hear, lambda gone: None)
+                await around.sweep()
+                await heard.wait()
+        await around.stop()
 
     async def connect(self, endpoint: str) -> tuple[PeerInfo, float]:
         """Dial anew: who answers, and after how many ms. Raises `Unavailable`."""
+        await self._look_for_key(endpoint, CONNECT_SECONDS)
         dialled, begun = _Dialled(), clock.monotonic()
         peer = self._peers.hold(endpoint, dialled)
         try:
@@ -126,7 +164,7 @@ class Session:
             listed = await self.call(peer.endpoint, "listWorkers", {}, timeout)
             address = address_of(wanted, listed["workers"])
             if address:
-                return address
+                return self.learn(address)
             itself = self._search(lambda worker_id, role: worker_id == wanted, wanted)
             return (await itself.first(self._likely())).endpoint
         except errors.Unavailable as error:
@@ -139,14 +177,17 @@ class Session:
         )
 
     def _mdns(self) -> Discovery:
-        from wrk_base.discovery.mdns import MdnsDiscovery  # slow to import, and often not needed
-
-        silence = cast("FilteringBoundLogger", Silence())
-        return MdnsDiscovery(self.settings.discovery.mesh, self.settings.interface, silence)
+        return self._visit.around(self.settings.interface)
 
     def _likely(self) -> Iterator[Found]:
-        yield from noted(self._state_dir, self.settings.discovery.mesh)
-        yield from StaticDiscovery(self.settings.discovery.peers).known()
+        known = (*noted(self._state_dir, self.settings.discovery.mesh), *self._static())
+        for found in known:
+            if found.key:
+                self._book.learn(found.endpoint, found.key)
+            yield found
+
+    def _static(self) -> list[Found]:
+        return StaticDiscovery(self.settings.discovery.peers).known()
 
 
 class _Dialled(PeerEvents):
@@ -163,10 +204,4 @@ class _Dialled(PeerEvents):
 
 def noted(state_dir: Path, mesh: str) -> Iterator[Found]:
     """Where processes of this user and mesh serve, by their status files; a crash leaves one behind."""
-    for path in sorted((state_dir / "status").glob("*.json")):
-        try:
-            status = json.loads(path.read_bytes())
-            if status["mesh"] == mesh:
-                yield Found(status["endpoint"], "status", status["instanceId"], 0, status["role"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # gone by now, or none of ours
+    return read_status(state_dir / "status", mesh)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 
-from wrk_base.rpc.link import Link, LinkEvents
-from wrk_base.rpc.zmq_link import LinkOptions, ZmqNetwork
+from wrk_base.rpc.link import Link, LinkEvents, LinkOptions
+from wrk_base.rpc.membership import Membership
+from wrk_base.rpc.zmq_link import ZmqNetwork
 
 
 class Traffic:
@@ -29,8 +30,8 @@ class Traffic:
 class MeteredNetwork(ZmqNetwork):
     """Links that are dialled here are counted in `traffic`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: LinkOptions) -> None:
-        super().__init__(loop, options)
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: LinkOptions, membership: Membership) -> None:
+        super().__init__(loop, options, membership)
         self.traffic = Traffic()
 
     def dial(self, endpoint: str, events: LinkEvents, *, heartbeat: bool = True) -> Link:
@@ -43,6 +44,10 @@ class MeteredLink:
 
     def __init__(self, link: Link, traffic: Traffic) -> None:
         self._link, self._traffic = link, traffic
+
+    @property
+    def key(self) -> bytes:
+        return self._link.key
 
     def send(self, message: bytes, chunk: memoryview | None = None) -> bool:
         sent = self._link.send(message, chunk)

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from rich.console import RenderableType
 from wrk_base import clock
 from wrk_base.config import DiscoverySettings
 from wrk_base.errors import StartError, WrkError
+from wrk_base.security.mesh_files import MeshFiles
 from wrk_base.state import StateDir
 
 from . import render
@@ -48,6 +50,7 @@ class Wishes:
     """What was asked for besides settings."""
 
     check: bool = False
+    lan: bool = False
     extras: tuple[str, ...] = ()
     verbose: bool = False
     as_json: bool = False
@@ -56,7 +59,7 @@ class Wishes:
 def run_up(wishes: Wishes, words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Returns the exit code. Raises `UsageError` and `StartError` before anything was started."""
     mesh = f"check-{secrets.token_hex(6)}" if wishes.check else ""
-    plan = make_plan(words, environ, mesh=mesh, extras=wishes.extras)
+    plan = make_plan(words, environ, mesh=mesh, lan=wishes.lan, extras=wishes.extras)
     if plan.state_dir is not None:
         return uvloop.run(Up(plan, wishes, StateDir(plan.state_dir).path).live())
     scratch = Path(tempfile.mkdtemp(prefix="wrk-up-"))
@@ -112,6 +115,8 @@ class Up:
 
     async def _work(self) -> int:
         plan, supervisor = self._plan, self._supervisor
+        # Before the racks look for it, and before this process itself is a member.
+        MeshFiles(self._state_dir, plan.settings.discovery.mesh).create(socket.gethostname(), clock.wall())
         orchestrator = await supervisor.start(plan.orchestrator)
         sims = [await supervisor.start(program) for program in plan.sims]
         model = await supervisor.start(plan.embeddings) if plan.embeddings is not None else None

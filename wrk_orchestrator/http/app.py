@@ -1,8 +1,9 @@
 """The ASGI entry: inference by a plain function, everything else by Litestar, every error answered here.
 
 Litestar costs more a request than all the rest here, which matters for inference only. Both
-get a request id, a body that is within the limit and the same answers to what goes wrong. Nothing that
-a caller does may end in anything but a JSON answer, and nothing that we did wrong shows more than its id.
+get a request id, a caller who was let in, a body that is within the limit and the same answers to what
+goes wrong. Nothing that a caller does may end in anything but a JSON answer, and nothing that we did
+wrong shows more than its id. Headers and bodies are never logged: keys and prompts are in them.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ from . import docs
 from .control import control_app, translated
 from .errors import body_of
 from .exchange import ClientGone, Exchange, Message, Receive, Scope, Send
+from .gate import Gate
 from .inference import PATH, Inference
 
+# The server leaves the body out of an answer to HEAD. No method is called OPTIONS, so what there is comes
+# out as a refusal: Litestar's own answer forgets methods of paths with more than one handler.
+_ASKED_AS = {"HEAD": "GET", "OPTIONS": "TRACE"}
 _SANE_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 
 
 class App:
     """To be made and run in the service's event loop."""
 
-    def __init__(self, service: OrchestratorWorker) -> None:
-        self.inference = Inference(service)
-        self._service = service
+    def __init__(self, service: OrchestratorWorker, inference: Inference, gate: Gate) -> None:
+        self._service, self._inference, self._gate = service, inference, gate
         self._loop = asyncio.get_running_loop()
         self._control = cast(Any, control_app(service, docs.HANDLERS))
         self._limit = service.settings.http.body_limit
-        self._patience = service.settings.request_timeout / 1000
+        self._patience = service.settings.http.body_timeout / 1000
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
@@ -56,13 +60,20 @@ class App:
 
     async def _serve(self, exchange: Exchange) -> None:
         arrived, scope = self._loop.time(), exchange.scope
-        body = await exchange.read(self._limit, self._patience) if scope["method"] == "POST" else b""
-        if scope["method"] == "POST" and _tidy(scope["path"]) == PATH:
-            await self.inference.handle(exchange, body, arrived)
+        posted, path = scope["method"] == "POST", _tidy(scope["path"])
+        exchange.caller = self._gate.admit(scope, path, arrived)
+        body = await exchange.read(self._limit, self._patience) if posted or exchange.unread else b""
+        if posted and path == PATH:
+            await self._inference.handle(exchange, body, arrived)
             return
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body out
+        method = _ASKED_AS.get(scope["method"], scope["method"])
         inner = {**scope, "method": method, "state": {"exchange": exchange}}
-        await self._control(inner, _replay(body, exchange.receive), exchange.send)
+        try:
+            await self._control(inner, _replay(body, exchange.receive), exchange.send)
+        except HTTPException as error:
+            if scope["method"] != "OPTIONS" or error.status_code != 405:
+                raise
+            await exchange.tell_methods((error.headers or {}).get("allow", ""))
 
     def _known(self, error: Exception, exchange: Exchange) -> errors.WrkError:
         """The error to tell. One that nobody meant to raise is for the log, with its traceback."""

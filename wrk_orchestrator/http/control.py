@@ -11,20 +11,27 @@ from typing import Annotated, Any, NoReturn, TypeAlias
 
 import msgspec
 from litestar import Litestar, Request, delete, get, post
+from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from wrk_base import clock, contract, errors
 
 from ..orchestrator import OrchestratorWorker
 from .errors import MethodNotAllowed
-from .exchange import Exchange, decode_json
+from .exchange import Exchange, decode_json, number
 from .inference import PATH, Routed, RouteInference
 
 Answer: TypeAlias = dict[str, Any]
 Service: TypeAlias = NamedDependency[OrchestratorWorker]
-_json = msgspec.json.Decoder()
+_json = msgspec.json.Decoder(float_hook=number)
+
+
+def admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Raises `Unauthenticated` unless the caller showed the admin key."""
+    _exchange(connection).caller.check_admin()
 
 
 @get("/health", sync_to_thread=False)
@@ -68,7 +75,9 @@ def load_balancer(service: Service) -> Answer:
 @post(
     "/api/workers/register",
     status_code=200,
+    guards=[admin_only],
     opt={
+        "admin": True,
         "body": contract.Registration,
         "result": contract.Registered,
         "example": {
@@ -92,6 +101,7 @@ async def register(request: Request[Any, Any, Any], service: Service) -> Answer:
     status_code=200,
     opt={
         "body": contract.FindWorker,
+        "refusals": (404,),
         "example": {"modelId": "m1", "requirements": {"capabilities": ["gpu"]}},
     },
 )
@@ -100,7 +110,10 @@ async def find(request: Request[Any, Any, Any], service: Service) -> Answer:
 
     For callers that then talk to it directly, by RPC.
     """
-    return service.find(await _body(request))
+    body = await _body(request)
+    if isinstance(body, dict):
+        _exchange(request).caller.check_model(body.get("modelId"))
+    return service.find(body)
 
 
 @get("/api/workers", sync_to_thread=False)
@@ -115,13 +128,19 @@ def workers(
     return service.list_workers({"modelId": model_id, "state": in_state})
 
 
-@get("/api/workers/{id:str}", sync_to_thread=False)
+@get("/api/workers/{id:str}", opt={"refusals": (404,)}, sync_to_thread=False)
 def worker(id: FromPath[str], service: Service) -> Answer:
     """One worker"""
     return {"success": True, "worker": service.show(service.fleet.entry(id))}
 
 
-@delete("/api/workers/{id:str}", status_code=200, sync_to_thread=False)
+@delete(
+    "/api/workers/{id:str}",
+    status_code=200,
+    guards=[admin_only],
+    opt={"admin": True, "refusals": (404,)},
+    sync_to_thread=False,
+)
 def unregister(id: FromPath[str], service: Service) -> Answer:
     """Take a worker out
 
@@ -135,6 +154,7 @@ def unregister(id: FromPath[str], service: Service) -> Answer:
     status_code=200,
     opt={
         "body": RouteInference,
+        "refusals": (404, 500, 504),
         "result": Routed,
         "example": {"modelId": "m1", "inputData": "hello", "options": {"timeoutMs": 30_000}},
     },
@@ -174,9 +194,13 @@ def translated(error: HTTPException, exchange: Exchange) -> errors.WrkError:
 
 
 async def _body(request: Request[Any, Any, Any]) -> Any:
-    exchange: Exchange = request.scope["state"]["exchange"]
-    exchange.check_media_type()
+    _exchange(request).check_media_type()
     return decode_json(_json, await request.body())
+
+
+def _exchange(connection: ASGIConnection[Any, Any, Any, Any]) -> Exchange:
+    exchange: Exchange = connection.scope["state"]["exchange"]
+    return exchange
 
 
 def _pass_on(_: Request[Any, Any, Any], error: Exception) -> NoReturn:

@@ -2,7 +2,8 @@
 
 Paths and parameters come from the handlers, by Litestar; the shapes of bodies from the contract's own
 types, by msgspec, which writes down every bound that is enforced. What a handler takes and gives stands
-in its `opt`: `body` and `result` are types, `example` is a body. Made when it is first asked for.
+in its `opt`: `body` and `result` are types, `example` is a body, `admin` is whether it takes the admin
+key, `refusals` are the statuses of its own. Made when it is first asked for.
 """
 
 from __future__ import annotations
@@ -16,27 +17,62 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from wrk_base import __version__
+from wrk_base import __version__, contract
 
 from . import control
 from .docs_page import page
 from .errors import ErrorBody
+from .gate import OPEN_PATHS
 
 REF = "#/components/schemas/{name}"
 NOTHING_ELSE = "default-src 'none'; style-src 'unsafe-inline'"
 
 Json = dict[str, Any]
 
+REFUSALS = {
+    400: "Not well-formed; the field at fault is named.",
+    401: "No key that opens this was shown.",
+    403: "The key is not for this, or a web page of another server asks.",
+    404: "There is no such thing, or no such model was ever seen.",
+    405: "Not for this method; `allow` lists those that it is for.",
+    408: "The body came too slowly.",
+    413: "The body is longer than what is accepted.",
+    415: "The body is not JSON.",
+    421: "The server is not called by this name.",
+    429: "Too much for now: workers at capacity, or a key asked too often. See `retry-after`.",
+    431: "The request line and headers are too long or too many.",
+    500: "Something failed; the log says what.",
+    503: "Not now: it starts, stops, has too many callers, or nothing can answer. See `retry-after`.",
+    504: "The deadline passed before the answer came.",
+}
+ANYWHERE = (400, 403, 408, 413, 421, 431, 503)
+WITH_KEYS = (401, 429)  # and by whom the server asks for keys
+WITH_BODY = (415,)
+SECURITY: Json = {
+    "apiKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key from `wrk key add NAME`. Asked for where other machines reach the server.",
+    },
+    "adminKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-wrk-admin-key",
+        "description": "The key in admin.key of the orchestrator's state directory.",
+    },
+    "adminBearer": {"type": "http", "scheme": "bearer", "description": "The same key, in the usual header."},
+}
+
 
 @get("/openapi.json", sync_to_thread=False)
 def openapi_json() -> Response[bytes]:
-    return Response(msgspec.json.encode(document()), media_type=MediaType.JSON)
+    return Response(_encoded(), media_type=MediaType.JSON)
 
 
 @get(["/docs", "/"], sync_to_thread=False)
 def docs() -> Response[bytes]:
     headers = {"content-security-policy": NOTHING_ELSE}
-    return Response(page(document()).encode(), media_type=MediaType.HTML, headers=headers)
+    return Response(_page(), media_type=MediaType.HTML, headers=headers)
 
 
 HANDLERS = (openapi_json, docs)
@@ -48,10 +84,21 @@ def document() -> Json:
     made = _from_handlers()
     options = {handler.fn.__name__: handler.opt for handler in control.HANDLERS}
     refs, made["components"]["schemas"] = _shapes(options)
-    for path in made["paths"].values():
-        for operation in path.values():
-            _complete(operation, options[operation["operationId"]], refs)
+    made["components"]["securitySchemes"] = SECURITY
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
+            _complete(path, operation, options[operation["operationId"]], refs)
     return made
+
+
+@cache
+def _encoded() -> bytes:
+    return msgspec.json.encode(document())
+
+
+@cache
+def _page() -> bytes:
+    return page(document()).encode()
 
 
 def _from_handlers() -> Json:
@@ -78,8 +125,8 @@ def _shapes(options: dict[str, Json]) -> tuple[dict[type, Json], Json]:
     return dict(zip([*types, ErrorBody], refs, strict=True)), components
 
 
-def _complete(operation: Json, opt: Json, refs: dict[type, Json]) -> None:
-    """Add what Litestar does not know: bodies, results, errors."""
+def _complete(path: str, operation: Json, opt: Json, refs: dict[type, Json]) -> None:
+    """Add what Litestar does not know: bodies, results, keys, errors."""
     summary, _, rest = operation.pop("description").partition("\n")
     operation["summary"], operation["description"] = summary, " ".join(rest.split())
     if "body" in opt:
@@ -89,8 +136,33 @@ def _complete(operation: Json, opt: Json, refs: dict[type, Json]) -> None:
     success["description"] = "Done."
     if "result" in opt:
         success["content"]["application/json"]["schema"] = refs[opt["result"]]
-    failure = {
-        "description": "Refused or failed.",
-        "content": {"application/json": {"schema": refs[ErrorBody]}},
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "query":  # all are fields of this one; null cannot be said in a query
+            parameter["schema"] = _text_of(contract.WorkerFilter, parameter["name"])
+    operation["security"] = _security(path, opt)
+    operation["responses"] = {"200": success} | {
+        str(status): {
+            "description": REFUSALS[status],
+            "content": {"application/json": {"schema": refs[ErrorBody]}},
+        }
+        for status in _refusals(path, opt)
     }
-    operation["responses"] = {"200": success, "default": failure}
+
+
+def _text_of(shape: type, name: str) -> Json:
+    """The schema of an optional text, without null."""
+    schema: Json = msgspec.json.schema(shape)["$defs"][shape.__name__]["properties"][name]
+    return next(option for option in schema["anyOf"] if option["type"] == "string")
+
+
+def _security(path: str, opt: Json) -> list[Json]:
+    """Any one of these opens it; the empty one is nothing at all."""
+    if opt.get("admin"):
+        return [{"adminKey": []}, {"adminBearer": []}]
+    return [] if path in OPEN_PATHS else [{}, {"apiKey": []}]
+
+
+def _refusals(path: str, opt: Json) -> list[int]:
+    with_keys = () if path in OPEN_PATHS else WITH_KEYS
+    with_body = WITH_BODY if "body" in opt else ()
+    return sorted({*ANYWHERE, *with_keys, *with_body, *opt.get("refusals", ())})

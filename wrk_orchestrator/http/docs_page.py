@@ -45,20 +45,23 @@ def page(document: Json) -> str:
 def _operation(method: str, path: str, operation: Json) -> Iterator[str]:
     yield f"<h2><code>{method} {escape(path)}</code></h2>"
     yield f"<p><b>{escape(operation['summary'])}.</b> {escape(operation['description'])}</p>"
+    if operation["security"] and {} not in operation["security"]:
+        yield "<p>Takes the admin key.</p>"
     rows = [(p["name"], p["in"], p.get("description", "")) for p in operation.get("parameters", ())]
     yield from _table(rows)
     if "requestBody" in operation:
         content = operation["requestBody"]["content"]["application/json"]
         yield f"<p>Takes {_type(content['schema'])}:</p>"
-        yield f"<pre>{escape(_curl(path, content['example']))}</pre>"
+        yield f"<pre>{escape(_curl(path, content['example'], operation['security']))}</pre>"
     result = operation["responses"]["200"]["content"]["application/json"]["schema"]
     if "$ref" in result:
         yield f"<p>Gives {_type(result)}.</p>"
 
 
-def _curl(path: str, example: Any) -> str:
+def _curl(path: str, example: Any, security: list[Json]) -> str:
+    key = ' -H "authorization: Bearer $(cat STATE_DIR/admin.key)"' if {"adminBearer": []} in security else ""
     body = msgspec.json.format(msgspec.json.encode(example), indent=2).decode().replace("'", r"'\''")
-    return f"curl localhost:8003{path} -H 'content-type: application/json' -d '{body}'"
+    return f"curl localhost:8003{path}{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def _shapes(schemas: Json) -> Iterator[str]:

@@ -42,6 +42,12 @@ class BodyTooSlow(errors.DeadlineExceeded):
     http_status = 408
 
 
+class WrongHost(errors.PermissionDenied):
+    """The caller has a name for this server that is not its own."""
+
+    http_status = 421
+
+
 class MethodNotAllowed(errors.MethodNotFound):
     """The path exists, but not for this method; `data["allow"]` lists what it takes."""
 
@@ -72,7 +78,9 @@ def status_of(error: errors.WrkError) -> int:
 
 
 def headers_of(error: errors.WrkError) -> list[tuple[bytes, bytes]]:
-    """Headers that the status calls for: when to come again, and what is allowed instead."""
+    """Headers that the status calls for: when to come again, what is allowed instead, what to show."""
+    if isinstance(error, errors.Unauthenticated):
+        return [(b"www-authenticate", b"Bearer")]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", str(error.data["allow"]).encode())]
     if status_of(error) not in (429, 503):

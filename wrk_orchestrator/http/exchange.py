@@ -16,6 +16,7 @@ import msgspec
 from wrk_base import errors
 
 from .errors import BodyTooLarge, BodyTooSlow, WrongMediaType, body_of, headers_of, status_of
+from .gate import ANYBODY, Caller
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -24,8 +25,12 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 T = TypeVar("T")
 
+EXACT = 2.0**53  # below it a float tells every integer from its neighbours
+
 JSON = b"application/json"
 LINGER_S = 2.0  # how long the rest of a refused body is read and thrown away
+SLOW_LINGER_S = 0.5  # the same for one that was too slow: there is little on the way
+BODY_RATE = 65_536  # bytes a second: a body that is faster may take as long as it needs
 
 
 class ClientGone(Exception):
@@ -33,34 +38,55 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """`closing` asks the caller for a new connection next time, because this server is about to go."""
+    """`closing` asks the caller for a new connection next time, because this server is about to go.
 
-    __slots__ = ("_send", "closing", "headers", "receive", "request_id", "scope", "started", "unread")
+    `unread` is whether a body was announced that nobody has read to its end.
+    """
+
+    __slots__ = (
+        "_send",
+        "caller",
+        "closing",
+        "headers",
+        "receive",
+        "request_id",
+        "scope",
+        "started",
+        "unread",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self.receive, self._send = scope, receive, send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = ""
+        self.caller: Caller = ANYBODY
         self.closing = False
         self.started = False
-        self.unread = False
+        length = self.headers.get(b"content-length", b"0")
+        self.unread = length != b"0" or b"transfer-encoding" in self.headers
 
     # --- what comes in
 
     async def read(self, limit: int, seconds: float) -> bytes:
-        """The whole body; raises `BodyTooLarge`, `BodyTooSlow` or `ClientGone`."""
+        """The whole body; raises `BodyTooLarge`, `BodyTooSlow` or `ClientGone`.
+
+        It may take `seconds`, and as long as what has arrived takes at `BODY_RATE`: who sends a byte now and
+        then gains nothing by announcing many.
+        """
         self.unread = True
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
         try:
-            async with asyncio.timeout(seconds):
-                return await self._read(limit)
+            async with asyncio.timeout(seconds) as patience:
+                return await self._read(limit, patience)
         except TimeoutError:
-            raise BodyTooSlow(f"the body did not arrive within {seconds:g} s") from None
+            raise BodyTooSlow(
+                f"the body took longer than {seconds:g} s, and a second more for each 64 KiB"
+            ) from None
 
-    async def _read(self, limit: int) -> bytes:
+    async def _read(self, limit: int, patience: asyncio.Timeout) -> bytes:
         chunks: list[bytes] = []
-        room, more = limit, True
+        room, more, until = limit, True, patience.when() or 0.0
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -70,6 +96,8 @@ class Exchange:
             if room < 0:
                 raise _too_large(limit)
             more = message.get("more_body", False)
+            if more:
+                patience.reschedule(until + (limit - room) / BODY_RATE)
         self.unread = False
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -125,6 +153,12 @@ class Exchange:
         await self._start(status, body, headers or [])
         await self.send({"type": "http.response.body", "body": body})
 
+    async def tell_methods(self, allow: str) -> None:
+        """Answer OPTIONS, with a list like "GET, DELETE". There are no headers for pages of other servers."""
+        head = [(b"allow", allow.encode())]
+        await self.send({"type": "http.response.start", "status": 204, "headers": head})
+        await self.send({"type": "http.response.body", "body": b""})
+
     async def fail(self, error: errors.WrkError, *, in_haste: bool = False) -> None:
         """Send the answer that an error has; `in_haste` there is no time for what is still to be read."""
         body, headers = body_of(error, self.request_id), headers_of(error)
@@ -135,7 +169,7 @@ class Exchange:
         await self._start(status_of(error), body, headers)
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
         try:
-            await self._linger()
+            await self._linger(SLOW_LINGER_S if isinstance(error, BodyTooSlow) else LINGER_S)
         finally:
             await self.send({"type": "http.response.body", "body": b""})
 
@@ -144,14 +178,20 @@ class Exchange:
         head = [(b"content-type", JSON), length, *headers]
         await self.send({"type": "http.response.start", "status": status, "headers": head})
 
-    async def _linger(self) -> None:
+    async def _linger(self, seconds: float) -> None:
         """Let the caller finish its sending: a connection closed under it is reset, answer and all."""
         try:
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(seconds):
                 while (await self.receive()).get("more_body"):
                     pass
         except TimeoutError:
             pass
+
+
+def number(text: str) -> int | float:
+    """A JSON number with a point or an exponent: 60.0 is the integer 60 in JSON, though not in Python."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < EXACT else value
 
 
 def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -18,7 +18,7 @@ from wrk_base.rpc.call import Reply
 
 from ..orchestrator import OrchestratorWorker
 from .errors import BodyTooLarge
-from .exchange import Exchange, decode_json
+from .exchange import Exchange, decode_json, number
 
 PATH = "/api/inference/route"
 
@@ -49,7 +49,7 @@ class Routed(msgspec.Struct, rename="camel"):
     request_id: str
 
 
-_sent = msgspec.json.Decoder(Sent)
+_sent = msgspec.json.Decoder(Sent, float_hook=number)
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -100,15 +100,16 @@ class Inference:
         self._running.add(task)
         self._idle.clear()
         try:
-            reply = await exchange.unless_gone(self._route(body, arrived))
+            reply = await exchange.unless_gone(self._route(exchange, body, arrived))
             await exchange.answer(200, put_together(reply, exchange.request_id))
         finally:
             self._running.discard(task)
             if not self._running:
                 self._idle.set()
 
-    async def _route(self, body: bytes, arrived: float) -> Reply:
+    async def _route(self, exchange: Exchange, body: bytes, arrived: float) -> Reply:
         head, wire_head, payload = take_apart(body)
+        exchange.caller.check_model(head.model_id)
         packed_head = _packed(wire_head)
         if not (head.simulate or head.options.simulate):
             self._check_size(packed_head, payload)

@@ -1,96 +1,269 @@
-"""uvicorn's HTTP connection with two things added: refusals like all others, and a bound on heads.
+"""uvicorn's HTTP connection with bounds: on heads, on time, on what waits to be taken, on their number.
 
-The parser collects a request line and headers of any length, and a connection that never says anything
-is kept for ever. Whoever can reach the port could so fill the memory, or take the descriptors that the
-links to racks need. At the bounds the caller gets 431, or is hung up on.
+The parser collects a request line and headers of any length, a connection that never says anything is
+kept for ever, and so is one whose caller takes nothing of its answer. Whoever can reach the port could so
+fill the memory, or take the descriptors that the links to racks need. At the bounds the caller is told
+(431, 503), or hung up on. What could be read in two ways is refused: a proxy may read it in the other.
+
+Bodies are bounded where they are read (`exchange.py`); only what is around them is looked at here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from wrk_base import errors
+from wrk_base.config import HttpSettings
 
-from .errors import HeadTooLarge, status_of
+from .errors import HeadTooLarge, headers_of, status_of
 
 if TYPE_CHECKING:
     from .app import App
 
 HEAD_BYTES = 65_536  # servers in front of it allow 8 to 64 KiB; one read of the socket may come on top
-HEAD_S = 30.0  # from the connection, or a head's first bytes, until the head is complete
+MAX_HEADERS = 100  # as many as other servers take; clients send some ten
+MAX_QUEUED = 8  # requests sent before the answer to the first: one read of the socket may hold thousands
+FRAMING = 16  # bytes on the wire for each byte of a body, above HEAD_BYTES; chunks of one byte take six
 LINGER_S = 2.0  # to read on after a refusal: a connection closed under its caller is reset, answer and all
+NO_LINGER = struct.pack("ii", 1, 0)
+LOOKS = 8  # at what a caller has taken, while the write timeout lasts
+
+
+class Bounds(NamedTuple):
+    """Seconds, and how many connections there may be."""
+
+    head_s: float = 10.0
+    write_s: float = 10.0
+    connections: int = 4096
+
+    @classmethod
+    def of(cls, settings: HttpSettings, connections: int) -> Bounds:
+        return cls(settings.header_timeout / 1000, settings.write_timeout / 1000, connections)
+
+
+DEFAULT = Bounds()
+
+
+class Resting(dict["Protocol", None]):
+    """Connections on which nothing is under way, the one that rests longest first."""
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. All of one server share `resting`."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, bounds: Bounds = DEFAULT, resting: Resting | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._bounds = bounds
+        self._resting = Resting() if resting is None else resting
         self._heads = 0
         self._head_open = False
         self._head_bytes = 0
+        self._body_open = False
+        self._body_bytes = 0
+        self._framing_bytes = 0
+        self._complaint: errors.WrkError | None = None
         self._refused = False
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._untaken = 0
+        self._taken_at = 0.0
+
+    # --- the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_S, self._hang_up)
+        transport.set_write_buffer_limits(high=1)  # `pause_writing` comes with the first byte that waits
+        if len(self.connections) > self._bounds.connections and not self._make_room():
+            self._refused = True
+            self._say(errors.Unavailable("there are too many connections", retry_after_ms=1000))
+            transport.close()
+            return
+        self._resting[self] = None
+        self._timer = self.loop.call_later(self._bounds.head_s, self._hang_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._resting.pop(self, None)
         self._stop_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def _make_room(self) -> bool:
+        for longest in self._resting:
+            del self._resting[longest]
+            longest.leave()
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Close, though a caller may be there; what it has not taken by now is lost."""
+        if self.transport.get_write_buffer_size():
+            self._cut()
+        else:
+            self.transport.close()
+
+    def _cut(self) -> None:
+        """Close so that the kernel, too, forgets what nobody takes, and the caller hears of it at once."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        self.transport.abort()
+
+    # --- what comes in
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        going_on = self._heads if self._head_open else -1
+        heads, in_head, in_body = self._heads, self._head_open, self._body_open
         super().data_received(data)
-        if not self._head_open or self._refused:
+        if self._refused or self.transport.is_closing():
             return
-        if going_on == self._heads:
-            self._head_bytes += len(data)
+        same = heads == self._heads  # all of `data` is of one and the same message
+        if self._body_open:
+            self._check_framing(len(data) if in_body and same else 0)
+        elif self._head_open:
+            self._check_head(len(data) if in_head and same else 0)
+        elif self in self._resting and self._timer is None and self.timeout_keep_alive_task is None:
+            # Line ends between two requests: they stop the server's timer and begin no head.
+            self._timer = self.loop.call_later(self._bounds.head_s, self._hang_up)
+
+    def _check_head(self, more: int) -> None:
+        self._head_bytes += more
         if self._head_bytes > HEAD_BYTES:
             self._refuse(HeadTooLarge(f"request line and headers are longer than {HEAD_BYTES} bytes"))
         elif self._timer is None:
-            self._timer = self.loop.call_later(HEAD_S, self._hang_up)
+            self._timer = self.loop.call_later(self._bounds.head_s, self._hang_up)
+
+    def _check_framing(self, more: int) -> None:
+        """Chunks may carry notes and a body be followed by headers; the parser keeps what nobody reads."""
+        self._framing_bytes += more
+        if self._framing_bytes > HEAD_BYTES + FRAMING * self._body_bytes:
+            self._refuse(errors.BadRequest("there is more around this body than in it"))
+
+    # --- what the parser says
 
     def on_message_begin(self) -> None:
+        self._resting.pop(self, None)
         self._heads += 1
         self._head_open, self._head_bytes = True, 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= MAX_HEADERS:
+            raise self._complain(HeadTooLarge(f"there are more than {MAX_HEADERS} headers"))
+        if self._body_open:
+            return  # trailers: what they say was not looked at when the request was judged
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._head_open = False
         self._stop_timer()
+        if not self.url.startswith(b"/") and self.url != b"*":
+            raise self._complain(errors.BadRequest("a request names a path, not a whole address"))
+        if len(self.pipeline) >= MAX_QUEUED:
+            raise self._complain(errors.CapacityExceeded(f"{MAX_QUEUED} requests wait for their turn here"))
+        self._body_open, self._body_bytes, self._framing_bytes = True, 0, 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._body_open = False
+        super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The request itself is answered. What follows it would be of the protocol that we do not speak."""
+        self._refused = True
+        self.cycle.keep_alive = False
+
+    def _complain(self, error: errors.WrkError) -> errors.WrkError:
+        """The parser passes on only that something was raised."""
+        self._complaint = error
+        return error
+
+    # --- what goes out
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not (self.pipeline or self._head_open or self._refused or self.transport.is_closing()):
+            self._resting[self] = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            self._untaken, self._taken_at = self.transport.get_write_buffer_size(), self.loop.time()
+            self._look_again()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def _look_again(self) -> None:
+        self._write_timer = self.loop.call_later(self._bounds.write_s / LOOKS, self._check_taken)
+
+    def _check_taken(self) -> None:
+        """While there is something to take, nothing is added: it can only become less."""
+        untaken, now = self.transport.get_write_buffer_size(), self.loop.time()
+        if untaken < self._untaken:
+            self._untaken, self._taken_at = untaken, now
+        if now - self._taken_at >= self._bounds.write_s:
+            self._write_timer = None
+            self._cut()
+        else:
+            self._look_again()
+
+    # --- refusals
+
     def send_400_response(self, msg: str) -> None:
-        self._refuse(errors.BadRequest("these bytes are no HTTP request"))
+        self._refuse(self._complaint or errors.BadRequest("these bytes are no HTTP request"))
 
     def _refuse(self, error: errors.WrkError) -> None:
+        """Read no more of this connection. Where answers are owed they go first, and end it."""
         self._refused = True
+        self._stop_timer()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+            if self.pipeline or not cycle.more_body or cycle.response_started:
+                return
+            cycle.disconnected = True  # it is this one's body that is wrong
+            cycle.message_event.set()
+        self._say(error)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self._hang_up)
+
+    def _say(self, error: errors.WrkError) -> None:
         body, request_id = cast("App", self.config.app).refusal(error)
         self.transport.write(
             STATUS_LINE[status_of(error)]
             + b"content-type: application/json\r\nconnection: close\r\n"
+            + b"".join(name + b": " + value + b"\r\n" for name, value in headers_of(error))
             + f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n\r\n".encode()
             + body
         )
-        self.transport.write_eof()
-        self._stop_timer()
-        self._timer = self.loop.call_later(LINGER_S, self._hang_up)
 
     def _hang_up(self) -> None:
         self._timer = None
         if not self._refused and self.cycle is not None and not self.cycle.response_complete:
-            self._timer = self.loop.call_later(HEAD_S, self._hang_up)  # an answer is still owed
+            self._timer = self.loop.call_later(self._bounds.head_s, self._hang_up)  # an answer is still owed
         else:
-            self.transport.close()
+            self.leave()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

@@ -10,28 +10,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
+import os
+import resource
 import socket
+import ssl
+from typing import cast
 
 import uvicorn
 
+from wrk_base.config import HttpSettings
 from wrk_base.errors import StartError
 
 from .app import App
-from .protocol import Protocol
+from .protocol import LINGER_S, Bounds, Protocol, Resting
 
 BACKLOG = 2048  # connections that wait for one turn of the loop
-KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, so that they close it and not we
+RESERVED = 64  # file descriptors that callers by HTTP never get: links to racks need them
+UNSENT_BYTES = 16_384  # what the kernel takes ahead of a slow reader; the rest waits where it is looked at
 
 
 class HttpServer:
-    """Serves `app` on one address; `port` 0 is chosen by the kernel."""
+    """Serves `app` on one address, by TLS if there is a context for it; `port` 0 is chosen by the kernel."""
 
-    def __init__(self, app: App, host: str, port: int, shutdown_seconds: float) -> None:
-        self._host, self._port, self._shutdown_seconds = host, port, shutdown_seconds
+    def __init__(
+        self, app: App, host: str, port: int, settings: HttpSettings, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._host, self._port, self._tls = host, port, tls
+        self._shutdown_seconds = settings.shutdown_timeout / 1000
+        self.max_connections = _affordable(settings.max_connections)
+        bounds = Bounds.of(settings, self.max_connections)
         config = uvicorn.Config(
             app,
             loop="none",
-            http=Protocol,
+            http=functools.partial(Protocol, bounds=bounds, resting=Resting()),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -41,15 +53,15 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=settings.idle_timeout / 1000,  # type: ignore[arg-type]
         )
-        self._server = _Server(config)
+        self._server = _Server(config, tls, bounds.head_s)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Returns "http://host:port" once connections are accepted; raises `StartError`."""
+        """Returns "http://host:port", or with https, once connections are accepted; raises `StartError`."""
         sock = _bind(self._host, self._port)
-        endpoint = f"http://{_shown(self._host)}:{sock.getsockname()[1]}"
+        endpoint = f"{'https' if self._tls else 'http'}://{_shown(self._host)}:{sock.getsockname()[1]}"
         self._task = asyncio.get_running_loop().create_task(self._server.serve([sock]), name="http")
         accepting = asyncio.ensure_future(self._server.accepting.wait())
         try:
@@ -75,27 +87,59 @@ class HttpServer:
 
     async def _cut(self) -> None:
         state = self._server.server_state
+        connections = cast(set[Protocol], state.connections)
+        for connection in tuple(connections):
+            if connection.flow.write_paused:  # a request cannot even say that it ends while nobody listens
+                connection.transport.abort()
         left = tuple(state.tasks)
         for request in left:
             request.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        for connection in tuple(state.connections):
+        for connection in tuple(connections):
             connection.transport.abort()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, without its signals, and with an event for its being ready."""
+    """uvicorn's, without its signals, with an event for its being ready, and a bound on TLS handshakes."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_s: float) -> None:
         super().__init__(config)
         self.accepting = asyncio.Event()
+        self._tls = tls
+        self._handshake_s = handshake_s
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         return contextlib.nullcontext()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._connection,
+                sock=sock,
+                backlog=BACKLOG,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_s if self._tls else None,
+                ssl_shutdown_timeout=LINGER_S if self._tls else None,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
         self.accepting.set()
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+def _affordable(connections: int) -> int:
+    """No more than there are descriptors for, once the process has what it needs."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, limit - len(os.listdir("/dev/fd")) - RESERVED))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -103,6 +147,8 @@ def _bind(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         sock.bind((host, port))
         sock.listen(BACKLOG)  # with the option above, it is only here that two starts at once collide
         sock.setblocking(False)
@@ -118,7 +164,7 @@ def _advice(error: OSError) -> str:
             "the port is in use. Stop the process that has it, "
             "or choose another with --port (0 lets the system choose)"
         )
-    return f"{error.strerror}. Check --interface and --port"
+    return f"{error.strerror}. Check --http.interface and --port"
 
 
 def _shown(host: str) -> str:

@@ -1,0 +1,90 @@
+"""Processes of this user on this machine, by the status files that they write.
+
+They need no network to find one another: whatever interface each listens on, the machine itself reaches
+it. A crash leaves a file behind, so these are hints like all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import Found, OnFound
+from .advert import Advert
+
+LOOK_SECONDS = 1.0
+
+Files = frozenset[tuple[str, int, int]]
+
+
+class LocalDiscovery:
+    """Looks into `<state_dir>/status` once a second; reports processes of `mesh` that come and go."""
+
+    name = "local"
+
+    def __init__(self, state_dir: Path, mesh: str) -> None:
+        self._directory, self._mesh = state_dir / "status", mesh
+        self._known: dict[str, Found] = {}
+        self._files: Files = frozenset()
+        self._timer: asyncio.TimerHandle | None = None
+        self._own = ""
+
+    async def start(self, advert: Advert | None, on_found: OnFound, on_gone: OnFound) -> None:
+        self._own = "" if advert is None else advert.worker_id
+        self._on_found, self._on_gone = on_found, on_gone
+        self._files = frozenset()
+        self._look()
+
+    async def sweep(self) -> None:
+        """Nothing: it looks by itself, and a look costs next to nothing."""
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._known.clear()
+
+    def known(self) -> list[Found]:
+        return list(self._known.values())
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def _look(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        files = _files_in(self._directory)
+        if files == self._files:
+            return
+        self._files = files
+        now = {found.endpoint: found for found in read_status(self._directory, self._mesh)}
+        before, self._known = self._known, {end: f for end, f in now.items() if f.worker_id != self._own}
+        for endpoint, found in before.items():
+            if self._known.get(endpoint) != found:
+                self._on_gone(found)
+        for endpoint, found in self._known.items():
+            if before.get(endpoint) != found:
+                self._on_found(found)
+
+
+def read_status(directory: Path, mesh: str) -> Iterator[Found]:
+    """What the status files in `directory` say of processes of `mesh`."""
+    for path in sorted(directory.glob("*.json")):
+        try:
+            status = json.loads(path.read_bytes())
+            if status["mesh"] == mesh:
+                key = str(status.get("publicKey", ""))
+                yield Found(status["endpoint"], "local", status["instanceId"], 0, status["role"], key)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # gone by now, or none of ours
+
+
+def _files_in(directory: Path) -> Files:
+    """What differs after any change: times alone go by ticks of some milliseconds, and inodes come back."""
+    try:
+        with os.scandir(directory) as entries:
+            return frozenset((entry.name, entry.inode(), entry.stat().st_mtime_ns) for entry in entries)
+    except OSError:
+        return frozenset()
