@@ -85,6 +85,9 @@ def _files_in(directory: Path) -> Files:
     """What differs after any change: times alone go by ticks of some milliseconds, and inodes come back."""
     try:
         with os.scandir(directory) as entries:
-            return frozenset((entry.name, entry.inode(), entry.stat().st_mtime_ns) for entry in entries)
+            return frozenset(
+                (entry.name, entry.inode(), entry.stat(follow_symlinks=False).st_mtime_ns)
+                for entry in entries
+            )
     except OSError:
         return frozenset()
