@@ -99,7 +99,13 @@ class Enrolment(PeerEvents):
             self._log.warning("rack.orchestrator_lost", endpoint=peer.endpoint, reason=reason)
         if reason.startswith(REFUSED) and self._refused.get(peer.endpoint) != reason:
             self._refused[peer.endpoint] = reason
-            self._log.warning("rack.refused", endpoint=peer.endpoint, reason=reason.removeprefix(REFUSED))
+            self._log.warning(
+                "rack.refused",
+                endpoint=peer.endpoint,
+                reason=reason.removeprefix(REFUSED),
+                advice="where a key was revoked, `wrk rotate` and a new start make another one; a machine "
+                "that was revoked has to be invited again",
+            )
         self._cancel(peer.endpoint, "renew")
 
     def _start_registering(self, peer: Peer) -> None:

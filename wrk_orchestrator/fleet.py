@@ -22,7 +22,7 @@ from wrk_base.discovery import Found
 from wrk_base.discovery.advert import StaticPeer, parse_peer
 from wrk_base.rpc.client import Peer, PeerEvents
 from wrk_base.rpc.identity import PeerInfo
-from wrk_base.rpc.link import Network
+from wrk_base.rpc.link import NO_KEY, REFUSED, UNTRUSTED, Network
 from wrk_base.rpc.peers import Peers, call_with_body
 from wrk_base.security import z85
 from wrk_base.security.membership import Membership
@@ -325,7 +325,10 @@ class Fleet:
             self._let_go(link)
         elif now - link.diagnosed_at >= DIAGNOSE_EVERY_S:
             link.diagnosed_at = now
-            self._spawn(self._diagnose(link), "diagnose")
+            if reason.startswith((REFUSED, UNTRUSTED, NO_KEY)):  # more than a look from outside tells
+                self._tell_cause(link, reason)
+            else:
+                self._spawn(self._diagnose(link), "diagnose")
 
     def _let_go(self, link: RackLink) -> None:
         """Who said goodbye on its link and then left it is not waited for; the operator's entries stay."""
@@ -336,8 +339,11 @@ class Fleet:
     async def _diagnose(self, link: RackLink) -> None:
         cause = await self._network.diagnose(link.endpoint)
         if not link.up:
-            for worker_id in tuple(link.claims):
-                self.observe(worker_id, Observation.CANNOT_DIAL, f"{link.endpoint}: {cause}")
+            self._tell_cause(link, cause)
+
+    def _tell_cause(self, link: RackLink, cause: str) -> None:
+        for worker_id in tuple(link.claims):
+            self.observe(worker_id, Observation.CANNOT_DIAL, f"{link.endpoint}: {cause}")
 
     def heard(self, worker_id: str, load: dict[str, Any] | None) -> None:
         now = self._loop.time()

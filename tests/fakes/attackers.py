@@ -213,11 +213,11 @@ def garbage(target: Target, stays: float = 8.0) -> list[Attempt]:
     ]
 
 
-def flood(mesh: MeshHouse, target: Target, count: int) -> Flood:
+def flood(mesh: MeshHouse, target: Target, count: int, seed: int) -> Flood:
     """A client of the mesh that says everything but what it should."""
     shown = badge(mesh, "c", "client")
     member = attempt("a member's flood", target, shown, shown.hello("c", "client"), hears=frozenset())
-    return Flood(member, tuple(_odd_messages(target)), count)
+    return Flood(member, tuple(_odd_messages(target)), count, seed=seed)
 
 
 def _odd_messages(target: Target) -> Iterator[bytes]:

@@ -59,7 +59,7 @@ class MeshHouse:
 def join(
     first: MeshFiles, folder: Path, machine: str, *roles: str, models: set[str] | None = None, now: float
 ) -> MeshFiles:
-    """The files in `folder`, of a machine that the `first` one has invited and taken in, without a network."""
+    """The files in `folder`, of a machine that the `first` one invited and took in, without a network."""
     key, files = Ed25519PrivateKey.generate(), MeshFiles(folder, first.name)
     invitation = first.invite(
         roles=frozenset(roles),

@@ -133,6 +133,7 @@ class ProcessHandle:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            self.kill()
             raise AssertionError(f"it did not end within {timeout:g} s\n{self.tail()}") from None
 
     async def ended(self, timeout: float = END_S) -> int:

@@ -253,10 +253,20 @@ async def ask_at(peers: Peers, endpoint: str, question: Any, seconds: float = 10
     return (await peers.request(endpoint, ROUTE, body, timeout=seconds))["result"]
 
 
-def resident(pid: int | str = "self") -> int:
-    """Bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def resident() -> int:
+    """Bytes of this process that are in memory; 0 where /proc does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def queued_for_a_core() -> float:
+    """Seconds so far in which the loop's thread could have run, and somebody else did. 0 where untold."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 class Relay:

@@ -343,7 +343,7 @@ LEFT_OPEN = {
     "closed": "client.close()",
     "exit": "sys.exit(0)",
     "a cycle": "client.me = client; del client; gc.collect()",
-    "several": "mesh = {'mesh': 'nobody-is-here'}; lonely = SyncClient('tcp://127.0.0.1:1', **mesh); heard = SyncClient(**mesh)",
+    "several": "lonely, heard = (SyncClient(*to, mesh='nobody-is-here') for to in (['tcp://[::1]:1'], []))",
     "a failure": "print(1 / 0)",
 }
 

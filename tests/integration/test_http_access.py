@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -374,6 +376,34 @@ def test_whoever_begins_tls_and_goes_no_further_is_hung_up_on(tmp_path: Path) ->
             await raw.close()
 
     run(story(), "uvloop")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_whoever_takes_nothing_is_cut_off_behind_tls_too(loop: Any, tmp_path: Path) -> None:
+    files = certificate_for("127.0.0.1", tmp_path)
+    trust = ssl.create_default_context(cafile=files["tls_certificate"])
+
+    def ask_and_go_deaf(port: int) -> None:
+        """Returns once the server is gone; in a thread, for a socket that nobody reads ahead of us."""
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            deaf = trust.wrap_socket(plain, server_hostname="127.0.0.1")
+            body = b'{"modelId":"m1","inputData":"%s"}' % (b"x" * 8_000_000)
+            head = f"POST {ROUTE} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+            deaf.sendall(head.encode() + body)
+            try:
+                while True:  # goes well until the kernel has heard that nobody is there
+                    deaf.sendall(b"\r\n")
+                    time.sleep(0.01)
+            except OSError:
+                pass
+
+    async def story() -> None:
+        async with house(tmp_path, http=HttpSettings(header_timeout=60_000, write_timeout=300, **files)) as h:
+            port = int(h.service.http_endpoint.rpartition(":")[2])
+            await asyncio.to_thread(ask_and_go_deaf, port)
+            assert h.rack.entered == 1
+
+    run(story(), loop)
 
 
 # --- what is logged

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -219,6 +217,25 @@ def test_a_string_that_is_no_invitation_is_wrong_usage(desk: Machine, attic: Mac
     assert "damaged" in attic.wrk("join", swapped).misused()
 
 
+def test_a_machine_that_is_set_to_another_mesh_is_told_how_to_take_part(
+    desk: Machine, attic: Machine
+) -> None:
+    with desk.orchestrator():
+        joined = attic.wrk("join", desk.invite(), "--name", "attic", WRK_DISCOVERY__MESH="other")
+    assert joined.code == 0
+    assert f"processes are set to mesh 'other': start them with --discovery.mesh={desk.mesh}" in joined.out
+    assert attic.files.exists()
+
+
+def test_a_machine_with_a_mesh_of_its_own_is_told_how_to_leave_it(desk: Machine, attic: Machine) -> None:
+    own = attic.files.create("attic", time.time())
+    with desk.orchestrator():
+        refused = attic.wrk("join", desk.invite(), "--name", "attic").refused()
+    assert f"this machine is in another mesh called {desk.mesh} already" in refused
+    assert f"remove {attic.files.directory} to leave that one" in refused
+    assert attic.files.load().mesh == own.mesh
+
+
 def test_who_cannot_invite_or_join_is_told_what_is_missing(desk: Machine, attic: Machine) -> None:
     assert "is in no mesh called" in attic.wrk("invite", "--role", "rack").refused()
     with desk.orchestrator():
@@ -302,6 +319,26 @@ def test_a_process_is_revoked_by_its_id_and_returns_with_another_key(desk: Machi
                 assert again.worker_id == bad.worker_id
                 assert again.status["publicKey"] != bad.status["publicKey"]
                 wait_until(sees(desk, bad="healthy", good="healthy"), what="it is back with another key")
+
+
+def test_a_process_that_is_alone_and_revoked_is_told_so_and_helped_by_a_new_key(
+    desk: Machine, attic: Machine
+) -> None:
+    """Nobody brings it the list: what it hears is that the handshake is refused."""
+    with desk.orchestrator():
+        attic.joins(desk)
+        with attic.rack("r1") as rack:
+            wait_until(sees(desk, r1="healthy"), what="the rack is in the mesh")
+            assert desk.wrk("revoke", rack.worker_id).code == 0
+            (refused, *_) = wait_until(lambda: events(rack, "rack.refused"), what="it is refused")
+            assert refused["reason"] == "our key was revoked"
+            assert "`wrk rotate`" in refused["advice"]
+            prefix = str(rack.status["prefix"])
+        with attic.rack("r1") as again:
+            wait_until(lambda: events(again, "rack.refused"), what="it is refused after its restart")
+        assert attic.wrk("rotate", prefix).code == 0
+        with attic.rack("r1"):
+            wait_until(sees(desk, r1="healthy"), what="the rack is back")
 
 
 def test_what_cannot_be_revoked_is_said(desk: Machine) -> None:
@@ -403,24 +440,3 @@ def test_two_meshes_of_one_name_have_nothing_to_do_with_each_other(desk: Machine
             refused = here.wrk("call", "getInfo", "--peer", stolen, "--timeout", "3").refused()
             assert "ERR_UNAVAILABLE" in refused
         assert desk.files.load().mesh != attic.files.load().mesh
-
-
-# --- a client beside a mesh
-
-
-def test_a_program_of_the_same_user_needs_no_arguments(tmp_path: Path) -> None:
-    desk = Machine(tmp_path, "desk")
-    desk.mesh = "default"  # with files of its own it is nobody else's
-    script = "from wrk_base import SyncClient\nwith SyncClient() as client: print(client.models())"
-    here = ("--discovery.mesh", "default")
-    with desk.orchestrator(*here), desk.rack("r1", *here):
-        wait_until(sees(desk, r1="healthy"), what="the rack is in the mesh")
-        ran = subprocess.run(
-            [sys.executable, "-c", script],
-            env=desk.environment(),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "['m1']\n", "")

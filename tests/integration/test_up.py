@@ -171,6 +171,19 @@ def test_up_stays_and_can_be_used_until_ctrl_c(staying: Run) -> None:
     assert out.endswith("stopped\n")
 
 
+def test_a_program_of_the_same_user_needs_no_arguments(tmp_path: Path) -> None:
+    default = {"WRK_DISCOVERY__MESH": "default"}  # which is nobody else's, with a state directory of its own
+    script = "from wrk_base import SyncClient\nwith SyncClient() as client: print(client.models())"
+    with Run(tmp_path, *FREE_PORTS, environment=default) as run:
+        run.until("Ctrl-C stops")
+        ran = subprocess.run(
+            [sys.executable, "-c", script], env=run.environment, capture_output=True, text=True, timeout=60
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "['sim-model']\n", "")
+        run.process.send_signal(signal.SIGINT)
+        assert run.end()[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_to_stop_do_the_same(staying: Run, number: int) -> None:
     staying.process.send_signal(number)

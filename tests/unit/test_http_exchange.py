@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.virtual_time import run_virtual
 from wrk_base import errors
 from wrk_orchestrator.http.errors import BodyTooLarge, BodyTooSlow
-from wrk_orchestrator.http.exchange import BODY_RATE, LINGER_S, ClientGone, Exchange, Message
+from wrk_orchestrator.http.exchange import BODY_RATE, LINGER_S, PIECE, ClientGone, Exchange, Message
 
 GONE: Message = {"type": "http.disconnect"}
 
@@ -172,6 +172,21 @@ def test_a_cancellation_from_elsewhere_stays_one() -> None:
 
 
 # --- answering
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, 2 * PIECE, 5 * PIECE + 7])
+def test_a_long_answer_goes_through_tls_piece_by_piece(size: int) -> None:
+    async def story() -> None:
+        body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+        wire = Wire()
+        wire.exchange.scope["scheme"] = "https"
+        await wire.exchange.answer(200, body)
+        pieces = wire.heard[1:]
+        assert b"".join(piece["body"] for piece in pieces) == body
+        assert all(len(piece["body"]) <= PIECE for piece in pieces)
+        assert [bool(piece.get("more_body")) for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+
+    run_virtual(story())
 
 
 def heads(wire: Wire) -> list[dict[bytes, bytes]]:

@@ -75,8 +75,9 @@ def read_status(directory: Path, mesh: str) -> Iterator[Found]:
         try:
             status = json.loads(path.read_bytes())
             if status["mesh"] == mesh:
-                key = str(status.get("publicKey", ""))
-                yield Found(status["endpoint"], "local", status["instanceId"], 0, status["role"], key)
+                facts = (status[name] for name in ("endpoint", "instanceId", "role"))
+                endpoint, worker_id, role = map(str, facts)
+                yield Found(endpoint, "local", worker_id, 0, role, str(status.get("publicKey", "")))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # gone by now, or none of ours
 

@@ -18,7 +18,7 @@ from . import wire
 from .calls import redial_delay
 from .flow import Flow
 from .identity import BadGreeting, Identity, PeerInfo, meet
-from .link import Link, Network
+from .link import UNTRUSTED, Link, Network
 from .outbox import Outbox
 
 
@@ -182,7 +182,7 @@ class Line(ABC):
         try:
             self.info = meet(facts, self._network.membership, self._link.key)
         except BadGreeting as error:
-            self.drop(str(error))
+            self.drop(f"{UNTRUSTED}{error}")
             return False
         return True
 

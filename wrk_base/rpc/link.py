@@ -14,7 +14,10 @@ from typing import Protocol
 from .membership import Membership
 from .tick import Tick
 
-REFUSED = "it refused us: "  # the reason of a link's end begins so where the peer will not have us
+# The reason of a link's end begins so where nobody need look any further for the cause.
+REFUSED = "it refused us: "
+UNTRUSTED = "it is not trusted: "
+NO_KEY = "its public key is not known here"
 
 
 @dataclass(frozen=True, slots=True)

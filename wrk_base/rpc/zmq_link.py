@@ -29,7 +29,7 @@ from ..errors import StartError
 from ..security import z85
 from ..security.zap import DOMAIN, Door
 from . import knock
-from .link import REFUSED, Link, LinkEvents, LinkOptions, Listener, ListenerEvents
+from .link import NO_KEY, REFUSED, Link, LinkEvents, LinkOptions, Listener, ListenerEvents
 from .lobby import Lobby, Where
 from .membership import Membership
 from .tick import Tick
@@ -85,7 +85,8 @@ class ZmqNetwork:
     def dial(self, endpoint: str, events: LinkEvents, *, heartbeat: bool = True) -> Link:
         key = b"" if self.membership is None else self.membership.key_of(endpoint)
         if key is None:
-            return _NoLink(self, events, _NO_KEY)
+            advice = "give it as tcp://host:port#KEY (`wrk mesh` shows addresses with keys)"
+            return _NoLink(self, events, f"{NO_KEY}: {advice}")
         try:
             return ZmqLink(self, endpoint, events, heartbeat, key)
         except zmq.ZMQError as error:
@@ -564,9 +565,6 @@ class _NoLink:
         self._telling.cancel()
 
 
-_NO_KEY = (
-    "its public key is not known here: give it as tcp://host:port#KEY (`wrk mesh` shows addresses with keys)"
-)
 _DIAL_REASONS = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "it accepted the connection but did not finish the handshake",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak this protocol",

@@ -37,9 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-membership.add_to(app)
-keys.add_to(app)
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Orchestrator = Annotated[
     str, typer.Option("--peer", metavar="tcp://HOST:PORT|ID", help="Ask this orchestrator.")
@@ -262,3 +259,7 @@ def up(
     except StartError as error:
         raise failed(error, as_json) from None
     raise typer.Exit(code)
+
+
+membership.add_to(app)  # behind the commands for every day, as --help lists them
+keys.add_to(app)

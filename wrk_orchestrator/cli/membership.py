@@ -115,6 +115,7 @@ def join(
     try:
         if invited.expires <= clock.wall():
             raise PermissionDenied("the invitation is out of date: ask for a new one")
+        set_to = _mesh_name("")
         files = MeshFiles(default_state_dir(os.environ), invited.mesh)
         files.check_may_join(invited.mesh_id)
         key = files.new_key()
@@ -131,7 +132,9 @@ def join(
         print(json_text(facts))
         return
     print(f"this machine is {own.name!r} in mesh {invited.mesh!r}, as {', '.join(sorted(own.roles))}")
-    if "rack" in own.roles:
+    if set_to != invited.mesh:
+        print(f"here processes are set to mesh {set_to!r}: start them with --discovery.mesh={invited.mesh}")
+    elif "rack" in own.roles:
         print("a rack that runs here goes on by itself; to start one: wrk rack KIND --rack NAME")
 
 

@@ -23,7 +23,7 @@ from wrk_base.config import HttpSettings
 from wrk_base.errors import StartError
 
 from .app import App
-from .protocol import LINGER_S, Bounds, Protocol, Resting
+from .protocol import Bounds, Protocol, Resting
 
 BACKLOG = 2048  # connections that wait for one turn of the loop
 RESERVED = 64  # file descriptors that callers by HTTP never get: links to racks need them
@@ -55,7 +55,7 @@ class HttpServer:
             backlog=BACKLOG,
             timeout_keep_alive=settings.idle_timeout / 1000,  # type: ignore[arg-type]
         )
-        self._server = _Server(config, tls, bounds.head_s)
+        self._server = _Server(config, tls, bounds)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
@@ -100,13 +100,13 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, without its signals, with an event for its being ready, and a bound on TLS handshakes."""
+    """uvicorn's, without its signals, with an event for its being ready, and bounds on what TLS does."""
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, bounds: Bounds) -> None:
         super().__init__(config)
         self.accepting = asyncio.Event()
         self._tls = tls
-        self._handshake_s = handshake_s
+        self._bounds = bounds
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         return contextlib.nullcontext()
@@ -119,8 +119,8 @@ class _Server(uvicorn.Server):
                 sock=sock,
                 backlog=BACKLOG,
                 ssl=self._tls,
-                ssl_handshake_timeout=self._handshake_s if self._tls else None,
-                ssl_shutdown_timeout=LINGER_S if self._tls else None,
+                ssl_handshake_timeout=self._bounds.head_s if self._tls else None,
+                ssl_shutdown_timeout=self._bounds.write_s if self._tls else None,
             )
             for sock in sockets or ()
         ]
