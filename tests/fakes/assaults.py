@@ -206,7 +206,8 @@ def _callers(f: Fort) -> tuple[Attempt, ...]:
     mesh.files.revoke_key(key_id(gone.keys.public), "gone", int(mesh.wall.now) + 1000, mesh.wall.now)
     greeted = attempt("certified", target, shown, shown.hello("c", "client"), hears=frozenset())
     barred = attempt("revoked", target, gone, gone.hello("gone", "client"), hears=frozenset())
-    return greeted, barred, replace(greeted, kind="by NULL", mechanism=NULL)
+    made = (greeted, barred, replace(greeted, kind="by NULL", mechanism=NULL))
+    return tuple(replace(each, stays=0.5) for each in made)
 
 
 def _cannot_open(door: Door) -> Mend:
@@ -439,7 +440,7 @@ async def _under(f: Fort, orders: Sequence[Orders], calm: int) -> Measured:
     told: Told = {}
     seconds = queued = 0.0
     async with f.traffic() as good:
-        await good.until(50)  # everything is warm
+        await good.until(20)  # everything is warm
         good.lap()
         memory, since = _Memory(), time.monotonic()
         async with memory.watched():

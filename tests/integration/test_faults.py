@@ -289,16 +289,19 @@ async def _routed_to(caller: Caller, worker_id: str) -> bool:
         return False
 
 
-def test_registered_rack_that_cannot_be_dialled_is_listed_with_its_cause(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "cause"), [("", "key is not known"), ("#" + "k" * 40, "refused")])
+def test_registered_rack_that_cannot_be_dialled_is_listed_with_its_cause(
+    tmp_path: Path, key: str, cause: str
+) -> None:
     async def story() -> None:
         with start_orchestrator(tmp_path) as orchestrator:
             async with caller_of(orchestrator) as caller:
-                offer = {"workerId": "ghost", "address": NOBODY, "capabilities": {"models": ["m1"]}}
+                offer = {"workerId": "ghost", "address": NOBODY + key, "capabilities": {"models": ["m1"]}}
                 await caller.ask("registerWorker", offer)
 
                 async def listed() -> Any:
                     (worker,) = (await caller.ask("listWorkers", {}))["workers"]
-                    said = worker["state"] == "unreachable" and "refused" in worker["cause"]
+                    said = worker["state"] == "unreachable" and cause in worker["cause"]
                     return worker if said else None
 
                 worker = await until(listed)

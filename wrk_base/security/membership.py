@@ -19,6 +19,7 @@ from .curve_keys import CurveKeys, ephemeral
 from .invitation import JoinRequest
 from .keybook import KeyBook
 from .mesh_files import MeshFiles
+from .revocations import Revocations
 from .roles import CLIENT, OPERATOR
 from .seal import Seal
 
@@ -108,6 +109,8 @@ class Membership:
 
     def hear_revocations(self, packed: bytes) -> bool:
         try:
+            if Revocations.unpack(packed).serial <= self.serial:
+                return False  # as most that come: no file is locked for it
             newer = self._files.accept_revocations(packed)
         except (Untrusted, StartError, OSError) as error:
             self._log.warning("membership.revocations_refused", reason=str(error))
