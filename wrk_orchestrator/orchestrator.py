@@ -206,6 +206,7 @@ class OrchestratorWorker(Worker):
     def _unregister_worker(self, body: Any, request: Request) -> dict[str, Any]:
         worker_id = contract.parse(contract.WorkerRef, body).worker_id
         if request.peer.worker_id == worker_id:
+            self.owners.claim(request.peer)
             record = self.registry.holder(worker_id)
             if record is None or record.manual:  # what an operator registered stays listed
                 return {"success": True}

@@ -51,6 +51,10 @@ class Served(Watch):
         self.story.append("drained")
         self.noted()
 
+    def on_lost(self, routing_id: bytes) -> None:
+        self.doubts.append(routing_id)
+        self.noted()
+
     def on_doubt(self, routing_id: bytes) -> None:
         self.doubts.append(routing_id)
         self.noted()

@@ -172,6 +172,9 @@ class Impostor(Watch):
     def on_drained(self) -> None:
         """Nothing waits for the end of a batch."""
 
+    def on_lost(self, routing_id: bytes) -> None:
+        """It does not care."""
+
     def on_doubt(self, routing_id: bytes) -> None:
         """It does not care."""
 

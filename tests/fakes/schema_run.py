@@ -19,8 +19,8 @@ from structlog.testing import capture_logs
 
 from tests.fakes.http_house import admin_key, house
 
-# Beside the flags: the document cannot say which texts are an address or a key that can be dialled, so a
-# registration that fits it may be refused with 400.
+# Beside the flags, two things that the document cannot say: which texts are an address or a key that can
+# be dialled, and that options which it does not list have whole numbers of 64 bits, as a rack gets them.
 CONFIG = """
 continue-on-failure = true
 
@@ -30,6 +30,10 @@ expected-statuses = ["2xx", "3xx", "4xx", 503, 504]
 [[operations]]
 include-path = "/api/workers/register"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 429]
+
+[[operations]]
+include-path = "/api/inference/route"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 503, 504]
 """
 
 

@@ -8,6 +8,7 @@ baseline from just before and after, in the same run.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ async def beside(server: Serving, plan: Plan) -> tuple[Answers, Answers, Figures
 
 @pytest.mark.parametrize("kind", FIRST)
 def test_slow_callers_are_ended_in_time_and_a_good_one_hardly_notices(kind: str, tmp_path: Path) -> None:
+    faulthandler.cancel_dump_traceback_later()  # it takes minutes, and that is no hang
     with serving(tmp_path) as server:
         memory, cpu = server.rss(), server.cpu()
         plan = Plan(kind, server.port, CONNECTIONS)

@@ -5,6 +5,7 @@ Run by `bin/test --long`; it prints what was tried, and the seed.
 
 from __future__ import annotations
 
+import faulthandler
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ LONGEST_S = 3600.0
 
 
 def test_what_is_answered_is_what_is_written(tmp_path: Path) -> None:
+    faulthandler.cancel_dump_traceback_later()  # it takes minutes, and that is no hang
+
     async def story() -> None:
         print("\n" + await run_schemathesis(tmp_path, EXAMPLES))
 

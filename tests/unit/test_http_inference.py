@@ -52,6 +52,14 @@ def test_options_are_checked_and_go_on_as_they_were_sent() -> None:
     assert wire_head == {"modelId": "m", "options": {"task": "chat", "later": {"x": [1]}}}
 
 
+@pytest.mark.parametrize("written", [b"30000", b"30000.0", b"3e4", b"3.0E+4"])
+def test_a_whole_number_may_be_written_as_json_writes_numbers(written: bytes) -> None:
+    body = b'{"modelId":"m","inputData":1,"options":{"timeoutMs":%s,"temperature":0.5}}' % written
+    head, wire_head, _ = take_apart(body)
+    assert head.options.timeout_ms == 30_000
+    assert wire_head["options"] == {"timeoutMs": 30_000, "temperature": 0.5}
+
+
 def test_no_options_are_invented() -> None:
     assert take_apart(b'{"modelId":"m","inputData":1}')[1] == {"modelId": "m"}
 

@@ -74,6 +74,9 @@ class ListenerEvents(Protocol):
     def on_drained(self) -> None:
         """All that had arrived was handed over: the time to run and to answer."""
 
+    def on_lost(self, routing_id: bytes) -> None:
+        """The peer's connection is gone."""
+
     def on_doubt(self, routing_id: bytes) -> None:
         """The peer's connection may be gone: send to it to find out."""
 

@@ -33,7 +33,7 @@ DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until 
 MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
 LOAD_SECONDS = 0.01  # a load that is younger tells an orchestrator nothing that its own leases do not
 STRANGERS_MAY = (wire.HELLO, wire.JOIN, wire.BYE)
-STRANGERS_LOGGED_EVERY = 1.0  # second: whoever reaches the port must not fill the disk
+WARN_EVERY = 1.0  # second and event: whoever reaches the port must not fill the disk
 FAREWELL = 1  # id of the PING whose PONG says that a caller has read everything before it
 
 
@@ -88,7 +88,7 @@ class Server:
         self._holding: asyncio.TimerHandle | None = None
         self._tick: Tick | None = None
         self._membership: Membership | None = None
-        self._strangers_logged_at = -STRANGERS_LOGGED_EVERY
+        self._warn_again_at: dict[str, float] = {}
         self._unheard: set[bytes] = set()
         self._heard = asyncio.Event()
 
@@ -344,9 +344,14 @@ class Server:
         self.counters["rejected"] += 1
         self.counters["strangers"] += 1
         self.say(caller, (wire.REJECT, 0, 0, reason))
-        if self._loop.time() - self._strangers_logged_at >= STRANGERS_LOGGED_EVERY:
-            self._strangers_logged_at = self._loop.time()
-            self._log.warning("rpc.stranger", reason=reason, strangers=self.counters["strangers"])
+        self._warn("rpc.stranger", reason=reason, so_far=self.counters["strangers"])
+
+    def _warn(self, event: str, **facts: Any) -> None:
+        """Log what others can bring about at will, at most once in a while."""
+        now = self._loop.time()
+        if now >= self._warn_again_at.get(event, now):
+            self._warn_again_at[event] = now + WARN_EVERY
+            self._log.warning(event, **facts)
 
     def _join(self, caller: Caller, body: bytes) -> None:
         """A machine asks to become a member: with its invitation, which is all that it has."""
@@ -544,7 +549,7 @@ class Server:
     def _expel(self, caller: Caller, why: str) -> None:
         if caller.routing_id in self.callers and self._listener is not None:
             self.counters["expelled"] += 1
-            self._log.warning("rpc.caller_expelled", caller=_name(caller), reason=why)
+            self._warn("rpc.caller_expelled", caller=_name(caller), reason=why)
             self._listener.expel(caller.routing_id)
             self._lose(caller.routing_id)
 
@@ -557,6 +562,10 @@ class Server:
             self.say(caller, self._runner.error(envelope[2], sorry))
 
     # --- callers that leave
+
+    def on_lost(self, routing_id: bytes) -> None:
+        if self._listener is not None:
+            self._lose(routing_id)
 
     def on_doubt(self, routing_id: bytes, check: int = 0) -> None:
         """Its connection may be gone; ROUTER says so on a send, at the latest some moments later."""

@@ -269,7 +269,13 @@ class _Driven(ABC):
 
 
 class ZmqListener(_Driven):
-    """A bound ROUTER. Routing ids are its own and never a peer's choice."""
+    """A bound ROUTER. Routing ids are its own and never a peer's choice.
+
+    A ROUTER takes what a peer says of its own routing id, and gives a number that has become free to whoever
+    claims it. So on encrypted links the key stands on every message and is compared with that of the number,
+    who names an id of its own is thrown out, and the monitor is read before anything else: a number whose
+    connection is known to be lost is nobody's until it is met again.
+    """
 
     def __init__(self, network: ZmqNetwork, endpoint: str, events: ListenerEvents) -> None:
         # A ROUTER counts its peers from what rand() says, and libzmq seeds it nowhere. Who knows the next
@@ -287,7 +293,7 @@ class ZmqListener(_Driven):
         self._ids_of: defaultdict[int, set[bytes]] = defaultdict(set)
         self._lost_fds: list[int] = []
         self._sender = b""
-        self._keys: dict[bytes, bytes] = {}
+        self._users: dict[bytes, str] = {}  # keys in hexadecimal, as the door wrote them
         self._settled: set[bytes] = set()
         self._lobby = Lobby(network.options.handshake_timeout / 1000 + LOBBY_SECONDS)
         self._lobby_timer: asyncio.TimerHandle | None = None
@@ -311,7 +317,7 @@ class ZmqListener(_Driven):
         return True
 
     def key_of(self, routing_id: bytes) -> bytes:
-        return self._keys.get(routing_id, b"")
+        return bytes.fromhex(self._users.get(routing_id, ""))
 
     def settled(self, routing_id: bytes) -> None:
         self._settled.add(routing_id)
@@ -323,7 +329,7 @@ class ZmqListener(_Driven):
             _break(fd)
 
     def forget(self, routing_id: bytes) -> None:
-        self._keys.pop(routing_id, None)
+        self._users.pop(routing_id, None)
         self._settled.discard(routing_id)
         fd = self._fd_of.pop(routing_id, None)
         if fd is not None:
@@ -344,6 +350,7 @@ class ZmqListener(_Driven):
         until, budget = now() + DRAIN_SECONDS, DRAIN_MESSAGES
         if self._discarding and not self._discard():
             return True
+        self._monitor.read()
         self._sent_inside, more = False, True
         while self._open and (more := bool(get(_EVENTS) & _POLLIN)):
             if not budget or now() > until:
@@ -365,8 +372,10 @@ class ZmqListener(_Driven):
         if not self._get(_RCVMORE):
             self._events.on_malformed()
             return
-        known = routing_id in self._fd_of
-        message = self._recv(_DONTWAIT) if known else self._receive_first(routing_id)
+        message = self._receive_from(routing_id)
+        if message is None:
+            self._discard()
+            return
         if not self._get(_RCVMORE):
             self._events.on_message(routing_id, message)
             return
@@ -380,16 +389,32 @@ class ZmqListener(_Driven):
     def _flooded(self) -> None:
         self.expel(self._sender)
 
-    def _receive_first(self, routing_id: bytes) -> bytes:
-        """The first message of a peer also tells its connection, to notice later that it is lost."""
+    def _receive_from(self, routing_id: bytes) -> bytes | None:
+        """The message itself; None where it is not from whom the number belongs to."""
+        if self._is_open_house and routing_id in self._fd_of:
+            return self._recv(_DONTWAIT)
         frame = self._sock.recv(_DONTWAIT, copy=False)
-        with contextlib.suppress(zmq.ZMQError):
+        user = "" if self._is_open_house else str(frame.get("User-Id"))
+        if self._users.get(routing_id) == user or self._meet(routing_id, frame, user):
+            return frame.bytes
+        return None
+
+    def _meet(self, routing_id: bytes, frame: zmq.Frame, user: str) -> bool:
+        """The first message of a peer tells its connection, to notice later that it is lost, and its key."""
+        self._monitor.read()  # what the descriptor's number stood for before is lost, and has to be known
+        if routing_id in self._users:
+            self._events.on_lost(routing_id)
+        try:
             fd = int(frame.get(int(zmq.SRCFD)))
-            self._fd_of[routing_id] = fd
-            self._ids_of[fd].add(routing_id)
-            if not self._is_open_house:
-                self._keys[routing_id] = bytes.fromhex(str(frame.get("User-Id")))
-        return frame.bytes
+        except zmq.ZMQError:
+            return self._is_open_house
+        if not self._is_open_house and frame.get("Identity"):
+            _break(fd)
+            return False
+        self._fd_of[routing_id] = fd
+        self._ids_of[fd].add(routing_id)
+        self._users[routing_id] = user
+        return True
 
     def _on_event(self, event: int, fd: int) -> None:
         if event == zmq.EVENT_DISCONNECTED:
@@ -415,9 +440,10 @@ class ZmqListener(_Driven):
             self._lobby_timer = self._loop.call_later(LOBBY_SECONDS, self._clear_lobby)
 
     def _on_disconnected(self, fd: int) -> None:
+        for routing_id in tuple(self._ids_of.get(fd, ())):
+            self._events.on_lost(routing_id)
         # A peer that left at once may not have been read yet: it is looked for again when all was read.
         self._lost_fds.append(fd)
-        self._doubt(fd)
         self._look()
 
     def _doubt_again(self) -> bool:
@@ -427,7 +453,7 @@ class ZmqListener(_Driven):
         return True  # an owner in doubt sends, and after a send EVENTS must be read
 
     def _doubt(self, fd: int) -> None:
-        # The number may already belong to a newer connection, so the ids of it are only in doubt.
+        # By now the number may belong to a newer connection, so the ids of it are only in doubt.
         for routing_id in tuple(self._ids_of.get(fd, ())):
             self._events.on_doubt(routing_id)
 
@@ -587,10 +613,11 @@ class _Monitor:
         self._pair = sock.get_monitor_socket(events)
         self._fd = int(self._pair.get(zmq.FD))
         self._open = True
-        loop.add_reader(self._fd, self._drain)
-        loop.call_soon(self._drain)
+        loop.add_reader(self._fd, self.read)
+        loop.call_soon(self.read)
 
-    def _drain(self) -> None:
+    def read(self) -> None:
+        """Tell of everything that has happened until now."""
         while self._open and int(self._pair.get(zmq.EVENTS)) & _POLLIN:
             facts = parse_monitor_message(self._pair.recv_multipart(_DONTWAIT))
             self._on_event(int(facts["event"]), int(facts["value"]))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 RENEW_AT = 2 / 3  # of a certificate's life, so that a third is left to repair what keeps it from renewal
 WARN_EVERY_S = 3600.0
+LOG_EVERY_S = 1.0
 
 
 class Membership:
@@ -58,7 +59,7 @@ class Membership:
         if self._renew_own_right():
             self._machine = files.load()
         self._certify()
-        self._warned_at = float("-inf")
+        self._warned_at = self._log_again_at = float("-inf")
 
     # --- what links ask for
 
@@ -108,12 +109,15 @@ class Membership:
         return self._machine.revocations.pack()
 
     def hear_revocations(self, packed: bytes) -> bool:
+        own = self._machine
         try:
-            if Revocations.unpack(packed).serial <= self.serial:
-                return False  # as most that come: no file is locked for it
+            if not Revocations.unpack(packed).replaces(own.revocations, own.root):
+                return False  # as most that come: no file is locked for it, nor for a forged one
             newer = self._files.accept_revocations(packed)
         except (Untrusted, StartError, OSError) as error:
-            self._log.warning("membership.revocations_refused", reason=str(error))
+            if self._wall() >= self._log_again_at:  # a member may send them as fast as it likes
+                self._log_again_at = self._wall() + LOG_EVERY_S
+                self._log.warning("membership.revocations_refused", reason=str(error))
             return False
         if newer is not None:
             self._reload()
