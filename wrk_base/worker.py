@@ -92,7 +92,7 @@ class Worker:
         self._start_task: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
         rpc = self.settings.rpc
-        held = Budget(rpc.process_bytes, "rpc.processBytes")
+        self.held = held = Budget(rpc.process_bytes, "rpc.processBytes")
         self.server = Server(
             context.identity, limits=server_limits(self.settings), held=held, log=context.log
         )

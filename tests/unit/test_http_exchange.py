@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes.virtual_time import run_virtual
 from wrk_base import errors
+from wrk_base.rpc.body import Budget
 from wrk_orchestrator.http.errors import BodyTooLarge, BodyTooSlow
 from wrk_orchestrator.http.exchange import BODY_RATE, LINGER_S, PIECE, ClientGone, Exchange, Message
 
@@ -41,6 +42,10 @@ class Wire:
         return self._said.qsize()
 
 
+def room(size: int = 1000) -> Budget:
+    return Budget(size, "rpc.processBytes")
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -50,8 +55,10 @@ def now() -> float:
 
 def test_a_body_in_parts_is_put_together() -> None:
     async def story() -> None:
-        assert await Wire(part(b"a", True), part(b"", True), part(b"bc")).exchange.read(3, 1) == b"abc"
-        assert await Wire(part(b"")).exchange.read(3, 1) == b""
+        assert (
+            await Wire(part(b"a", True), part(b"", True), part(b"bc")).exchange.read(3, 1, room()) == b"abc"
+        )
+        assert await Wire(part(b"")).exchange.read(3, 1, room()) == b""
 
     run_virtual(story())
 
@@ -60,11 +67,24 @@ def test_one_byte_above_the_limit_is_too_many_declared_or_not() -> None:
     async def story() -> None:
         undeclared = Wire(part(b"ab", True), part(b"cd", True), part(b"e"))
         with pytest.raises(BodyTooLarge):
-            await undeclared.exchange.read(3, 1)
+            await undeclared.exchange.read(3, 1, room())
         assert undeclared.unread == 1
         declared = Wire(headers=[(b"content-length", b"4")])
         with pytest.raises(BodyTooLarge):
-            await declared.exchange.read(3, 1)
+            await declared.exchange.read(3, 1, room())
+
+    run_virtual(story())
+
+
+def test_bodies_of_all_callers_share_what_the_process_may_hold() -> None:
+    async def story() -> None:
+        shared = room(5)
+        first = Wire(part(b"abc")).exchange
+        assert await first.read(9, 1, shared) == b"abc"
+        second = Wire(part(b"ab", True), part(b"c")).exchange
+        with pytest.raises(errors.CapacityExceeded, match="processBytes"):
+            await second.read(9, 1, shared)
+        assert (first.held, second.held, shared.used) == (3, 2, 5)
 
     run_virtual(story())
 
@@ -72,7 +92,7 @@ def test_one_byte_above_the_limit_is_too_many_declared_or_not() -> None:
 def test_a_body_that_stalls_is_too_slow() -> None:
     async def story() -> None:
         with pytest.raises(BodyTooSlow):
-            await Wire(part(b"a", True)).exchange.read(3, 7)
+            await Wire(part(b"a", True)).exchange.read(3, 7, room())
         assert now() == pytest.approx(7, abs=0.001)
 
     run_virtual(story())
@@ -81,7 +101,7 @@ def test_a_body_that_stalls_is_too_slow() -> None:
 def test_a_body_may_take_as_long_as_it_needs_if_only_it_keeps_coming() -> None:
     async def story() -> None:
         wire, size = Wire(), 40 * BODY_RATE
-        reading = asyncio.create_task(wire.exchange.read(size, 10))
+        reading = asyncio.create_task(wire.exchange.read(size, 10, room(2 * size)))
         for sent in range(40):
             await asyncio.sleep(1)
             wire.say(part(b"x" * BODY_RATE, more=sent < 39))
@@ -94,7 +114,7 @@ def test_a_body_may_take_as_long_as_it_needs_if_only_it_keeps_coming() -> None:
 def test_a_body_that_trickles_is_too_slow_however_long_it_says_it_is() -> None:
     async def story() -> None:
         wire = Wire(headers=[(b"content-length", b"16000000")])
-        reading = asyncio.create_task(wire.exchange.read(16_000_000, 10))
+        reading = asyncio.create_task(wire.exchange.read(16_000_000, 10, room(16_000_000)))
         for _ in range(3):
             await asyncio.sleep(4)
             wire.say(part(b"x", more=True))
@@ -108,7 +128,7 @@ def test_a_body_that_trickles_is_too_slow_however_long_it_says_it_is() -> None:
 def test_a_caller_who_leaves_in_the_middle_is_gone() -> None:
     async def story() -> None:
         with pytest.raises(ClientGone):
-            await Wire(part(b"a", True), GONE).exchange.read(3, 1)
+            await Wire(part(b"a", True), GONE).exchange.read(3, 1, room())
 
     run_virtual(story())
 
@@ -210,7 +230,7 @@ def test_the_rest_of_a_refused_body_is_thrown_away_unless_there_is_no_time(in_ha
     async def story() -> None:
         wire = Wire(part(b"abcd", True), part(b"ef", True), part(b"gh", True), part(b"i"))
         with pytest.raises(BodyTooLarge) as caught:
-            await wire.exchange.read(3, 1)
+            await wire.exchange.read(3, 1, room())
         await wire.exchange.fail(caught.value, in_haste=in_haste)
         assert wire.unread == (3 if in_haste else 0)
         assert wire.heard[0]["status"] == 413
@@ -223,7 +243,7 @@ def test_a_refused_caller_who_neither_sends_nor_leaves_is_not_waited_for_long() 
     async def story() -> None:
         wire = Wire(headers=[(b"content-length", b"4")])
         with pytest.raises(BodyTooLarge) as caught:
-            await wire.exchange.read(3, 1)
+            await wire.exchange.read(3, 1, room())
         await wire.exchange.fail(caught.value)
         assert now() == LINGER_S
         assert heads(wire)[0][b"connection"] == b"close"

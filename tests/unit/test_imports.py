@@ -78,7 +78,7 @@ NOT_IN_PURE = {
 
 HOMES = {
     "zmq": ("wrk_base/rpc/zmq_link.py", "wrk_base/security/*.py"),
-    "cryptography": ("wrk_base/security/*.py", "wrk_orchestrator/cli/membership.py"),
+    "cryptography": ("wrk_base/security/*.py",),
     "zeroconf": ("wrk_base/discovery/mdns.py",),
     "ifaddr": ("wrk_base/discovery/*.py",),
     "sqlite3": ("wrk_base/store.py",),

@@ -39,6 +39,7 @@ class App:
         self._control = cast(Any, control_app(service, docs.HANDLERS))
         self._limit = service.settings.http.body_limit
         self._patience = service.settings.http.body_timeout / 1000
+        self._budget = service.held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
@@ -57,12 +58,14 @@ class App:
                 self._service.log.debug("http.cut", request_id=exchange.request_id, cause=repr(error))
                 raise
             await exchange.fail(self._known(error, exchange))
+        finally:
+            self._budget.used -= exchange.held
 
     async def _serve(self, exchange: Exchange) -> None:
         arrived, scope = self._loop.time(), exchange.scope
         posted, path = scope["method"] == "POST", _tidy(scope["path"])
         exchange.caller = self._gate.admit(scope, path, arrived)
-        body = await exchange.read(self._limit, self._patience) if posted or exchange.unread else b""
+        body = await self._read(exchange) if posted or exchange.unread else b""
         if posted and path == PATH:
             await self._inference.handle(exchange, body, arrived)
             return
@@ -74,6 +77,9 @@ class App:
             if scope["method"] != "OPTIONS" or error.status_code != 405:
                 raise
             await exchange.tell_methods((error.headers or {}).get("allow", ""))
+
+    async def _read(self, exchange: Exchange) -> bytes:
+        return await exchange.read(self._limit, self._patience, self._budget)
 
     def _known(self, error: Exception, exchange: Exchange) -> errors.WrkError:
         """The error to tell. One that nobody meant to raise is for the log, with its traceback."""

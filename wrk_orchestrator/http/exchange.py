@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from wrk_base import errors
+from wrk_base.rpc.body import Budget
 
 from .errors import BodyTooLarge, BodyTooSlow, WrongMediaType, body_of, headers_of, status_of
 from .gate import ANYBODY, Caller
@@ -41,7 +42,8 @@ class ClientGone(Exception):
 class Exchange:
     """`closing` asks the caller for a new connection next time, because this server is about to go.
 
-    `unread` is whether a body was announced that nobody has read to its end.
+    `unread` is whether a body was announced that nobody has read to its end, `held` how many bytes of it
+    are here: bodies of all callers share what the process may hold.
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class Exchange:
         "caller",
         "closing",
         "headers",
+        "held",
         "receive",
         "request_id",
         "scope",
@@ -62,14 +65,15 @@ class Exchange:
         self.request_id = ""
         self.caller: Caller = ANYBODY
         self.closing = False
+        self.held = 0
         self.started = False
         length = self.headers.get(b"content-length", b"0")
         self.unread = length != b"0" or b"transfer-encoding" in self.headers
 
     # --- what comes in
 
-    async def read(self, limit: int, seconds: float) -> bytes:
-        """The whole body; raises `BodyTooLarge`, `BodyTooSlow` or `ClientGone`.
+    async def read(self, limit: int, seconds: float, budget: Budget) -> bytes:
+        """The whole body; raises `BodyTooLarge`, `BodyTooSlow`, `CapacityExceeded` or `ClientGone`.
 
         It may take `seconds`, and as long as what has arrived takes at `BODY_RATE`: who sends a byte now and
         then gains nothing by announcing many.
@@ -79,13 +83,13 @@ class Exchange:
             raise _too_large(limit)
         try:
             async with asyncio.timeout(seconds) as patience:
-                return await self._read(limit, patience)
+                return await self._read(limit, patience, budget)
         except TimeoutError:
             raise BodyTooSlow(
                 f"the body took longer than {seconds:g} s, and a second more for each 64 KiB"
             ) from None
 
-    async def _read(self, limit: int, patience: asyncio.Timeout) -> bytes:
+    async def _read(self, limit: int, patience: asyncio.Timeout, budget: Budget) -> bytes:
         chunks: list[bytes] = []
         room, more, until = limit, True, patience.when() or 0.0
         while more:
@@ -96,11 +100,20 @@ class Exchange:
             room -= len(chunks[-1])
             if room < 0:
                 raise _too_large(limit)
+            self._hold(len(chunks[-1]), budget)
             more = message.get("more_body", False)
             if more:
                 patience.reschedule(until + (limit - room) / BODY_RATE)
         self.unread = False
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _hold(self, size: int, budget: Budget) -> None:
+        if budget.used + size > budget.limit:
+            raise errors.CapacityExceeded(
+                f"{budget.used} bytes of bodies are held already ({budget.name})", retry_after_ms=1000
+            )
+        budget.used += size
+        self.held += size
 
     def check_media_type(self) -> None:
         """Raises `WrongMediaType`. A body without a type is taken for JSON; one with another is not."""
