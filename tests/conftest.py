@@ -1,12 +1,17 @@
-"""Settings of the whole test run: how hypothesis looks for examples.
+"""Settings of the whole test run: how hypothesis looks for examples, and that Ctrl-C is heard.
 
 No deadline anywhere, because a busy machine is no defect. In continuous integration the examples are
 the same in every run, so that a red run means a change; elsewhere new ones are tried each time.
 """
 
 import os
+import signal
 
 from hypothesis import settings
 
 settings.register_profile("wrk", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wrk")
+
+# A shell that starts the tests in the background has them ignore SIGINT, and all their children with them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
