@@ -221,7 +221,7 @@ def flood(mesh: MeshHouse, target: Target, count: int, seed: int) -> Flood:
 
 
 def _odd_messages(target: Target) -> Iterator[bytes]:
-    """The kinds of RELIABILITY G1, and one of each envelope for the mutations."""
+    """Every kind of message that no process of ours sends, and one of each envelope for the mutations."""
     for envelope in SAMPLES.values():
         known = (*envelope[:3], target.epoch, *envelope[4:]) if envelope[0] == wire.REQUEST else envelope
         yield wire.encode([known], 0)
