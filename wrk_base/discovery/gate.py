@@ -18,7 +18,7 @@ from __future__ import annotations
 MAX_PACKET = 1472  # bytes: what one Ethernet frame carries; the library fills 1,460
 MAX_RECORDS = 32  # of a response. One worker is 4 or 5, and a frame holds some three workers
 MAX_QUESTIONS = 8  # of a question; ours hold one
-SOURCE_RATE, SOURCE_BURST = 500.0, 2000.0  # packets a second, and at once; a machine may hold 100 workers
+SOURCE_RATE, SOURCE_BURST = 2000.0, 4000.0  # packets a second, and at once; half of all
 TOTAL_RATE, TOTAL_BURST = 4000.0, 8000.0
 MAX_SOURCES = 512  # buckets kept; whoever makes up more addresses meets TOTAL_RATE
 HEADER = 12  # bytes, RFC 1035 section 4.1.1
