@@ -40,10 +40,25 @@ class Capacity(Shape, frozen=True):
     max_concurrent: Concurrency = 1
 
 
+class ModelFacts(Shape, frozen=True):
+    """What one model of a worker can do beyond what the worker's own tags say. `context_length` is in
+    tokens, 0 while unknown."""
+
+    capabilities: Tags = []
+    context_length: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+
+
+Facts = Annotated[dict[Name, ModelFacts], msgspec.Meta(max_length=MAX_MODELS)]
+
+
 class Capabilities(Shape, frozen=True):
+    """`models` can be asked for now; `cold` ones could be, once `loadModel` has made them ready."""
+
     models: Models = []
     tags: Tags = []
     capacity: Capacity = Capacity()
+    cold: Models = []
+    facts: Facts = {}
 
 
 class Registration(Shape, frozen=True):
@@ -166,6 +181,8 @@ class Description(Shape, frozen=True):
     max_concurrent: Concurrency = 1
     labels: Labels = {}
     weight: Weight | None = None
+    cold: Models = []
+    facts: Facts = {}
 
 
 class Info(Shape, frozen=True):
@@ -179,6 +196,8 @@ class Info(Shape, frozen=True):
     name: Text = ""
     type: Text = ""
     address: Text = ""
+    cold: Models = []
+    facts: Facts = {}
 
 
 _inference_head = msgspec.msgpack.Decoder(InferenceHead)

@@ -51,6 +51,7 @@ class Enrolment(PeerEvents):
         self._registering: dict[str, asyncio.Task[Any]] = {}
         self._refused: dict[str, str] = {}  # endpoint -> the reason last heard there
         self._closed = False
+        self._changes = 0  # of the offer: one that changes while it is registered is registered again
         self.registered: dict[str, str] = {}
 
     def hear(self, found: Found) -> None:
@@ -67,6 +68,12 @@ class Enrolment(PeerEvents):
         """Discovery says it left: a hint that counts only if the link agrees for long."""
         if found.endpoint in self._heard and found.source != "static":
             self._later(found.endpoint, "forget", FORGET_SECONDS, self._forget_if_gone)
+
+    def renew(self) -> None:
+        """Register anew wherever this rack is registered, because what it offers has changed."""
+        self._changes += 1
+        for endpoint in tuple(self.registered):
+            self._renew(endpoint)
 
     def close(self) -> None:
         """Register no more; what is registered stays so until `unregister`."""
@@ -116,6 +123,7 @@ class Enrolment(PeerEvents):
     async def _register(self, peer: Peer) -> None:
         assert peer.info is not None
         deadline = self._loop.time() + REGISTER_SECONDS
+        changes = self._changes
         try:
             offer = contract.as_body(self._offer())
             answer = await call_with_body(peer, "registerWorker", offer, deadline)
@@ -131,7 +139,8 @@ class Enrolment(PeerEvents):
             self.registered[peer.endpoint] = peer.info.worker_id
             self._log.info("rack.registered", orchestrator=peer.info.worker_id, endpoint=peer.endpoint)
             self._later(peer.endpoint, "dial-back", DIAL_BACK_SECONDS, self._check_dial_back)
-        self._later(peer.endpoint, "renew", max(lease / 3, LEAST_RENEWAL_SECONDS), self._renew)
+        pause = max(lease / 3, LEAST_RENEWAL_SECONDS) if changes == self._changes else 0
+        self._later(peer.endpoint, "renew", pause, self._renew)
 
     def _renew(self, endpoint: str) -> None:
         peer = self._peers.get(endpoint)

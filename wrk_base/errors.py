@@ -12,6 +12,7 @@
     ├── DeadlineExceeded            4   504
     ├── Cancelled                   1   499
     ├── Unavailable                14   503
+    ├── UpstreamFailed              2   502 (over HTTP what the server behind the worker said)
     ├── Unauthenticated            16   401
     ├── PermissionDenied            7   403
     └── Internal                   13   500
@@ -125,6 +126,16 @@ class Unavailable(WrkError):
     """The peer cannot be reached, is stopping, or went away."""
 
     name, code, http_status, retryable = "ERR_UNAVAILABLE", 14, 503, True
+
+
+class UpstreamFailed(WrkError):
+    """The model server behind the worker refused the request, or failed.
+
+    `data` holds what it answered: `status` (HTTP), `contentType` and `body`, shortened where it is long.
+    With `not_started` it did no work for this request, so that another worker may be asked.
+    """
+
+    name, code, http_status = "ERR_UPSTREAM_FAILED", 2, 502
 
 
 class Unauthenticated(WrkError):

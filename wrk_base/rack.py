@@ -21,7 +21,7 @@ from .worker import Worker, WorkerContext
 
 UNREGISTER_SECONDS = 0.5
 LOGGED_CHARACTERS = 2000  # of a body, with the setting `log.bodies`
-_SUCCESS = wire.pack_head({"success": True})
+SUCCESS = wire.pack_head({"success": True})
 
 
 class Rack(Worker):
@@ -65,6 +65,22 @@ class Rack(Worker):
         `yield Final(value)`: the whole, for callers who do not stream.
         """
 
+    async def serve(self, request: Request, head: contract.InferenceHead) -> None:
+        """Answer one request that was let in. A rack that passes bytes on as they came overrides this."""
+        asked = request.data()
+        self._log_body("rack.asked", head.model_id, asked)
+        answer = self.infer(head.model_id, asked, head.options)
+        if isinstance(answer, AsyncIterator):
+            await request.produce(answer, {"success": True})
+        else:
+            value = await answer
+            self._log_body("rack.answered", head.model_id, value)
+            request.answer_with(SUCCESS, value)
+
+    def offer_changed(self) -> None:
+        """Tell every orchestrator at once that `describe` says something else now."""
+        self._enrolment.renew()
+
     async def load_model(self, model_id: str) -> None:
         """Make a listed model ready. A rack whose models are always loaded leaves this as it is."""
 
@@ -91,15 +107,7 @@ class Rack(Worker):
             )
         self.running += 1
         try:
-            asked = request.data()
-            self._log_body("rack.asked", head.model_id, asked)
-            answer = self.infer(head.model_id, asked, head.options)
-            if isinstance(answer, AsyncIterator):
-                await request.produce(answer, {"success": True})
-            else:
-                value = await answer
-                self._log_body("rack.answered", head.model_id, value)
-                request.answer_with(_SUCCESS, value)
+            await self.serve(request, head)
         finally:
             self.running -= 1
 
@@ -119,7 +127,8 @@ class Rack(Worker):
 
     def _listed(self, body: Any) -> str:
         model_id = contract.parse(contract.ModelRef, body).model_id
-        models = self.describe().models
+        offer = self.describe()
+        models = [*offer.models, *offer.cold]
         if model_id not in models:
             text = f"{self.identity.worker_id} does not serve {model_id}"
             raise errors.ModelNotAvailable(text, data={"models": list(models[:20])})
@@ -170,7 +179,11 @@ class Rack(Worker):
             worker_id=self.identity.worker_id,
             address=self.endpoint,
             capabilities=contract.Capabilities(
-                models=offer.models, tags=offer.tags, capacity=contract.Capacity(offer.max_concurrent)
+                models=offer.models,
+                tags=offer.tags,
+                capacity=contract.Capacity(offer.max_concurrent),
+                cold=offer.cold,
+                facts=offer.facts,
             ),
             labels=offer.labels,
             weight=offer.weight,

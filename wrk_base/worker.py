@@ -354,6 +354,8 @@ class Worker:
             "epoch": self.identity.epoch,
             "address": self.endpoint,
             "models": offer["models"],
+            "cold": offer["cold"],
+            "facts": offer["facts"],
             "tags": offer["tags"],
             "labels": offer["labels"],
             "weight": offer["weight"],

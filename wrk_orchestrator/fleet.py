@@ -142,7 +142,7 @@ class Fleet:
         endpoint, key = where.endpoint, offer.public_key or where.key
         if by is not None:
             self._owners.claim(by)
-            _check_models(by, offer.capabilities.models)
+            _check_models(by, (*offer.capabilities.models, *offer.capabilities.cold))
             endpoint = self._place_of(by, endpoint)
             key = _key_of(by)
         self._learn(endpoint, key)
@@ -153,6 +153,8 @@ class Fleet:
             tags=frozenset(offer.capabilities.tags),
             labels=dict(offer.labels),
             max_concurrent=offer.capabilities.capacity.max_concurrent,
+            cold=tuple(dict.fromkeys(offer.capabilities.cold)),
+            facts=dict(offer.capabilities.facts),
             weight=offer.weight,
             name=by.name if by is not None else "",
             type=offer.type,
@@ -381,7 +383,7 @@ class Fleet:
             address = self._place_of(info, link.endpoint)
         else:  # to a manual entry it matters where the rack says that it is
             address = _parsed(offer.address).endpoint if held.manual and offer.address else link.endpoint
-        _check_models(info, offer.models)
+        _check_models(info, (*offer.models, *offer.cold))
         record = WorkerRecord(
             worker_id=info.worker_id,
             address=address,
@@ -389,6 +391,8 @@ class Fleet:
             tags=frozenset(offer.tags),
             labels=dict(offer.labels),
             max_concurrent=offer.capacity.max_concurrent,
+            cold=tuple(dict.fromkeys(offer.cold)),
+            facts=dict(offer.facts),
             weight=offer.weight,
             name=offer.name,
             type=offer.type,

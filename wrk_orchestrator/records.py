@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from wrk_base.contract import ModelFacts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
@@ -16,7 +18,8 @@ class WorkerRecord:
     `address` is tcp://host:port, `public_key` (Z85) what a dial there needs; `instance_id` is "" until a
     dial-back has shown who answers there. `weight` is None unless set by hand. `source` is "mdns",
     "local", "static", "rpc" or "http"; `manual` marks the operator's own registrations.
-    `registered_at` is Unix milliseconds.
+    `registered_at` is Unix milliseconds. `models` can be asked for now, `cold` ones once they are loaded;
+    `facts` tell what one of them can do beyond the worker's tags.
     """
 
     worker_id: str
@@ -34,6 +37,8 @@ class WorkerRecord:
     manual: bool = False
     registered_at: int = 0
     public_key: str = ""
+    cold: tuple[str, ...] = ()
+    facts: dict[str, ModelFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ class Question:
     """One request, to be forwarded as it is packed. `deadline` is in the loop's time.
 
     `flags` are those of its envelope: whether a stream is wanted, and whether the deadline is for all of it
-    or for its first item.
+    or for its first item. `caller` is whose share of the queue it takes, `prompt` what prefixes are compared
+    of: the bytes that the model reads, as they came.
     """
 
     head: contract.InferenceHead
@@ -113,6 +114,8 @@ class Question:
     payload: wire.Payload
     deadline: float
     flags: int = 0
+    caller: str = ""
+    prompt: wire.Payload = b""
 
 
 class Route:

@@ -158,6 +158,8 @@ class ServiceRegistry:
         return replace(
             said,
             models=offer.models,
+            cold=offer.cold,
+            facts=offer.facts,
             tags=said.tags | offer.tags,
             labels={**offer.labels, **said.labels},
             max_concurrent=offer.max_concurrent,

@@ -144,6 +144,38 @@ def test_an_orchestrator_that_is_heard_is_registered_with_at_once() -> None:
     story(told)
 
 
+def test_what_is_offered_anew_is_told_at_once_to_everybody() -> None:
+    async def told(house: House) -> None:
+        desks = [house.desk(name) for name in ("a", "b")]
+        for desk in desks:
+            house.enrolment.hear(desk.found)
+        await asyncio.sleep(SOON)
+        house.models = ["m1", "m2"]
+        house.enrolment.renew()
+        await asyncio.sleep(SOON)
+        for desk in desks:
+            assert [body["capabilities"]["models"] for _, body in desk.registered] == [["m1"], ["m1", "m2"]]
+            assert desk.times[1] == SOON
+
+    story(told)
+
+
+def test_an_offer_that_changes_while_it_is_told_is_told_again() -> None:
+    async def told(house: House) -> None:
+        desk = house.desk()
+        desk.open.clear()
+        house.enrolment.hear(desk.found)
+        await asyncio.sleep(SOON)
+        house.models = ["m2"]
+        house.enrolment.renew()
+        await asyncio.sleep(SOON)
+        desk.open.set()
+        await asyncio.sleep(SOON)
+        assert [body["capabilities"]["models"] for _, body in desk.registered] == [["m1"], ["m2"]]
+
+    story(told)
+
+
 def test_every_orchestrator_that_is_heard_is_registered_with() -> None:
     async def told(house: House) -> None:
         for name in ("a", "b", "c"):

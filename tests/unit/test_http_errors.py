@@ -43,6 +43,7 @@ STATUS: dict[type[errors.WrkError], int] = {
     errors.CapacityExceeded: 429,
     errors.Cancelled: 499,
     errors.Internal: 500,
+    errors.UpstreamFailed: 502,
     errors.NoWorkersAvailable: 503,
     errors.NoWorkersMatch: 503,
     errors.Unavailable: 503,

@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.streaming import PLACES, Place, StreamHouse, Well, told
 from wrk_base import errors
 from wrk_base.rpc import wire
-from wrk_base.rpc.request import Final
+from wrk_base.rpc.request import Final, Packed
 from wrk_base.rpc.stream import FIRST_ITEMS
 
 everywhere = pytest.mark.parametrize("place", PLACES)
@@ -31,6 +31,22 @@ def test_items_come_in_order_and_the_end_tells_the_final_value(place: Place, cou
         assert stream.value == {"counted": count}
         assert stream.facts == {"made": count}
         assert stream.received == count
+
+    told(story, place)
+
+
+@everywhere
+def test_what_a_handler_has_in_packed_form_travels_as_it_is(place: Place) -> None:
+    async def story(house: StreamHouse) -> None:
+        async def packed(body: Any) -> AsyncIterator[Any]:
+            for number in range(3):
+                yield Packed(wire.JSON, b'{"n":  %d}' % number)
+            yield Final(Packed(wire.OCTETS, b"whole"))
+
+        house.serve().respond("packed", packed)
+        stream = house.stream(house.caller(), "packed")
+        assert [item async for item in stream] == [{"n": 0}, {"n": 1}, {"n": 2}]
+        assert stream.value == b"whole"
 
     told(story, place)
 

@@ -115,6 +115,8 @@ def test_info_says_who_it_is_what_it_offers_and_where(tmp_path: Path) -> None:
             "epoch": 1,
             "address": place.worker.endpoint,
             "models": [],
+            "cold": [],
+            "facts": {},
             "tags": [],
             "labels": {},
             "weight": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import contract, errors
 from . import wire
@@ -75,6 +75,16 @@ class Final:
 
     def __init__(self, value: Any = None, **facts: Any) -> None:
         self.value, self.facts = value, facts
+
+
+class Packed(NamedTuple):
+    """A result or an item that a handler has in packed form: it travels as it is.
+
+    All items of one stream have one content type.
+    """
+
+    content_type: int
+    payload: wire.Payload
 
 
 class Request:
@@ -202,6 +212,9 @@ class Request:
         Large bytes go as they are: packing would copy them.
         """
         kind = type(result)
+        if kind is Packed:
+            packed: Packed = result
+            return packed
         if (kind is bytes or kind is bytearray) and len(result) > wire.CHUNK_BYTES:
             return wire.OCTETS, result
         content_type = wire.JSON if self.content_type == wire.JSON else wire.MSGPACK
