@@ -273,6 +273,12 @@ class HttpSettings(Section, frozen=True):
     write_timeout: Annotated[int, ms(10, HOUR,
         "How long a caller may take nothing of an answer that waits for it before it is cut off. Shorter "
         "bounds what deaf callers hold; longer forgives a reader that pauses.")] = 10_000
+    inference_timeout: Annotated[int, ms(1, DAY,
+        "Deadline of a request to /v1; of a stream: of its first item. OpenAI's clients wait ten minutes. "
+        "Shorter frees them from a stuck model; longer lets slow models finish.")] = 600_000
+    stream_keep_alive: Annotated[int, ms(100, HOUR,
+        "Silence of a stream to a caller of /v1 after which a comment is sent, which clients skip. Shorter "
+        "pleases impatient proxies; longer keeps the status of a late failure.")] = 15_000
     idle_timeout: Annotated[int, ms(10, HOUR,
         "How long a connection may rest between two requests. Shorter frees descriptors; longer than "
         "clients keep theirs lets them close first, and no request is lost.")] = 75_000

@@ -207,6 +207,11 @@ class Route:
         except errors.WrkError as error:
             attempt.failed(error)
 
+    @property
+    def tried(self) -> list[str]:
+        """The workers that it was sent to, the last one last."""
+        return self._tried
+
     def grant(self, items: int, size: int) -> None:
         """Its reader takes so many items in all: exactly that is granted to the worker."""
         if self._attempt is not None:

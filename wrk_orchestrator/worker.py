@@ -19,6 +19,7 @@ from .http.app import App
 from .http.gate import Gate
 from .http.inference import Inference
 from .http.key_files import KeyFile, LiveKeys, admin_key
+from .http.openai import OpenAi
 from .http.server import HttpServer
 from .orchestrator import OrchestratorWorker
 
@@ -30,6 +31,7 @@ class OrchestratorService(OrchestratorWorker):
         super().__init__(context)
         self.http_endpoint = ""
         self._inference = Inference(self)
+        self._openai = OpenAi(self)
         self._http: HttpServer | None = None
         self._http_drain: asyncio.Task[None] | None = None
 
@@ -44,8 +46,9 @@ class OrchestratorService(OrchestratorWorker):
             names=(host, *settings.allowed_hosts),
             keys=LiveKeys(file, self.log) if wanted else None,
         )
-        app = App(self, self._inference, gate)
-        self._http = HttpServer(app, host, self.settings.port, settings, tls.server_context(settings))
+        app = App(self, self._inference, self._openai, gate)
+        context = tls.server_context(settings)
+        self._http = HttpServer(app, host, self.settings.port, settings, context, at_once=app)
         if self._http.max_connections < settings.max_connections:
             self.log.warning(
                 "http.connections_capped",
@@ -74,6 +77,7 @@ class OrchestratorService(OrchestratorWorker):
     def hurry(self) -> None:
         super().hurry()
         self._inference.cancel_all()
+        self._openai.answers.cancel_all()
 
     def status(self) -> dict[str, Any]:
         return {**super().status(), "http": self.http_endpoint}
@@ -83,9 +87,12 @@ class OrchestratorService(OrchestratorWorker):
         try:
             async with asyncio.timeout(self.settings.stop.drain_timeout / 1000):
                 await self._inference.drained()
+                await self._openai.answers.drained()
         except TimeoutError:
-            self.log.warning("http.drain_cut", running=self._inference.in_flight)
+            running = self._inference.in_flight + len(self._openai.answers.running)
+            self.log.warning("http.drain_cut", running=running)
             self._inference.cancel_all()
+            self._openai.answers.cancel_all()
 
 
 def _http_host(interface: str) -> str:

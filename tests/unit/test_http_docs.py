@@ -12,6 +12,7 @@ import pytest
 from wrk_base import contract
 from wrk_orchestrator.http.docs import document
 from wrk_orchestrator.http.docs_page import page
+from wrk_orchestrator.http.openai import OpenAiRequest
 
 ENDPOINTS = {
     "GET /health",
@@ -24,8 +25,20 @@ ENDPOINTS = {
     "DELETE /api/workers/{id}",
     "POST /api/inference/route",
     "GET /api/load-balancer",
+    "GET /v1/models",
+    "GET /v1/models/{model}",
+    "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/embeddings",
+    "POST /v1/rerank",
+    "POST /v1/responses",
 }
 BODIES: dict[str, type] = {
+    "/v1/chat/completions": OpenAiRequest,
+    "/v1/completions": OpenAiRequest,
+    "/v1/embeddings": OpenAiRequest,
+    "/v1/rerank": OpenAiRequest,
+    "/v1/responses": OpenAiRequest,
     "/api/workers/register": contract.Registration,
     "/api/workers/find": contract.FindWorker,
     "/api/inference/route": contract.InferenceHead,
@@ -45,14 +58,15 @@ def test_every_endpoint_is_documented_and_none_that_is_not_there() -> None:
 
 
 def test_every_operation_says_what_it_is_for_and_how_it_fails() -> None:
-    for operation in operations().values():
+    for name, operation in operations().items():
+        shape = "OpenAiErrorBody" if " /v1/" in name else "ErrorBody"
         assert operation["summary"]
         assert {"200", "400", "403", "413", "421", "431", "503"} <= set(operation["responses"])
         for status, answer in operation["responses"].items():
             if status != "200":
                 assert answer["description"]
                 schema = answer["content"]["application/json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/ErrorBody"}
+                assert schema == {"$ref": f"#/components/schemas/{shape}"}
 
 
 def test_it_is_told_which_key_opens_what() -> None:

@@ -14,15 +14,17 @@ from litestar import Litestar, Request, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from wrk_base import clock, contract, errors
 
 from ..orchestrator import OrchestratorWorker
+from . import models
 from .errors import MethodNotAllowed
-from .exchange import Exchange, decode_json, number
+from .exchange import Exchange, Scope, decode_json, number
 from .inference import PATH, Routed, RouteInference
+from .openai import OpenAiRequest
 
 Answer: TypeAlias = dict[str, Any]
 Service: TypeAlias = NamedDependency[OrchestratorWorker]
@@ -167,7 +169,58 @@ async def route() -> Answer:
     raise AssertionError("app.py serves this path; here it is for the document and for other methods")
 
 
-HANDLERS = (health, ready, status, workers, register, find, worker, unregister, route, load_balancer)
+@get("/v1/models", opt={"openai": True}, sync_to_thread=False)
+def list_models(request: Request[Any, Any, Any], service: Service) -> Answer:
+    """What can be asked for
+
+    An API key that is for some models sees these.
+    """
+    return models.listed(service.registry, _exchange(request).caller)
+
+
+@get("/v1/models/{model:path}", opt={"openai": True, "refusals": (404,)}, sync_to_thread=False)
+def model(model: FromPath[str], request: Request[Any, Any, Any], service: Service) -> Answer:
+    """One model"""
+    return models.one(service.registry, _exchange(request).caller, model.removeprefix("/"))
+
+
+def _openai(path: str, name: str, summary: str, example: dict[str, Any]) -> HTTPRouteHandler:
+    """An endpoint that app.py serves: here it is for the document and for other methods."""
+
+    async def endpoint() -> Answer:
+        raise AssertionError(f"app.py serves {path}")
+
+    endpoint.__name__ = name
+    endpoint.__doc__ = (
+        f"{summary}\n\nAs OpenAI's; all fields pass through, with `stream` as server-sent events."
+    )
+    opt = {"openai": True, "body": OpenAiRequest, "refusals": (404, 500, 502, 504), "example": example}
+    return post(path, status_code=200, opt=opt)(endpoint)
+
+
+_SAID = [{"role": "user", "content": "hello"}]
+
+OPENAI = (
+    list_models,
+    model,
+    _openai("/v1/chat/completions", "chat", "Chat", {"model": "m1", "messages": _SAID}),
+    _openai("/v1/completions", "complete", "Complete a text", {"model": "m1", "prompt": "hello"}),
+    _openai("/v1/embeddings", "embed", "Turn texts into vectors", {"model": "m1", "input": ["hello"]}),
+    _openai(
+        "/v1/rerank",
+        "rerank",
+        "Order documents by how well they fit a query",
+        {"model": "m1", "query": "hello", "documents": ["good morning", "the sea"]},
+    ),
+    _openai(
+        "/v1/responses", "respond", "Respond, where the rack offers it", {"model": "m1", "input": "hello"}
+    ),
+)
+
+HANDLERS = (
+    *(health, ready, status, workers, register, find, worker, unregister, route, load_balancer),
+    *OPENAI,
+)
 
 
 def control_app(service: OrchestratorWorker, more: tuple[Any, ...] = ()) -> Litestar:
@@ -182,9 +235,9 @@ def control_app(service: OrchestratorWorker, more: tuple[Any, ...] = ()) -> Lite
     )
 
 
-def translated(error: HTTPException, exchange: Exchange) -> errors.WrkError:
+def translated(error: HTTPException, scope: Scope) -> errors.WrkError:
     """What Litestar refuses by itself, as an error of ours."""
-    method, path = exchange.scope["method"], exchange.scope["path"][:200]
+    method, path = scope["method"], scope["path"][:200]
     if error.status_code == 404:
         return errors.NotFound(f"there is nothing at {path!r}; /docs lists what there is")
     if error.status_code == 405:

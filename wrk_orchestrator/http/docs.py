@@ -3,7 +3,8 @@
 Paths and parameters come from the handlers, by Litestar; the shapes of bodies from the contract's own
 types, by msgspec, which writes down every bound that is enforced. What a handler takes and gives stands
 in its `opt`: `body` and `result` are types, `example` is a body, `admin` is whether it takes the admin
-key, `refusals` are the statuses of its own. Made when it is first asked for.
+key, `refusals` are the statuses of its own, `openai` is whether its errors have OpenAI's shape, `streams`
+whether its answer may be server-sent events. Made when it is first asked for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from . import control
 from .docs_page import page
 from .errors import ErrorBody
 from .gate import OPEN_PATHS
+from .openai_errors import OpenAiErrorBody
 
 REF = "#/components/schemas/{name}"
 NOTHING_ELSE = "default-src 'none'; style-src 'unsafe-inline'"
@@ -42,6 +44,7 @@ REFUSALS = {
     429: "Too much for now: workers at capacity, or a key asked too often. See `retry-after`.",
     431: "The request line and headers are too long or too many.",
     500: "Something failed; the log says what.",
+    502: "The server behind the worker failed; what it said is passed on, with the status that it gave.",
     503: "Not now: it starts, stops, has too many callers, or nothing can answer. See `retry-after`.",
     504: "The deadline passed before the answer came.",
 }
@@ -121,8 +124,9 @@ def _from_handlers() -> Json:
 def _shapes(options: dict[str, Json]) -> tuple[dict[type, Json], Json]:
     """(type -> reference to it, the components that are referred to)"""
     types = {opt[key]: None for opt in options.values() for key in ("body", "result") if key in opt}
-    refs, components = msgspec.json.schema_components([*types, ErrorBody], ref_template=REF)
-    return dict(zip([*types, ErrorBody], refs, strict=True)), components
+    shapes = [*types, ErrorBody, OpenAiErrorBody]
+    refs, components = msgspec.json.schema_components(shapes, ref_template=REF)
+    return dict(zip(shapes, refs, strict=True)), components
 
 
 def _complete(path: str, operation: Json, opt: Json, refs: dict[type, Json]) -> None:
@@ -136,6 +140,8 @@ def _complete(path: str, operation: Json, opt: Json, refs: dict[type, Json]) -> 
     success["description"] = "Done."
     if "result" in opt:
         success["content"]["application/json"]["schema"] = refs[opt["result"]]
+    if opt.get("streams"):
+        success["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "query":  # all are fields of this one; null cannot be said in a query
             parameter["schema"] = _text_of(contract.WorkerFilter, parameter["name"])
@@ -143,7 +149,7 @@ def _complete(path: str, operation: Json, opt: Json, refs: dict[type, Json]) -> 
     operation["responses"] = {"200": success} | {
         str(status): {
             "description": REFUSALS[status],
-            "content": {"application/json": {"schema": refs[ErrorBody]}},
+            "content": {"application/json": {"schema": refs[_error_of(opt)]}},
         }
         for status in _refusals(path, opt)
     }
@@ -160,6 +166,10 @@ def _security(path: str, opt: Json) -> list[Json]:
     if opt.get("admin"):
         return [{"adminKey": []}, {"adminBearer": []}]
     return [] if path in OPEN_PATHS else [{}, {"apiKey": []}]
+
+
+def _error_of(opt: Json) -> type:
+    return OpenAiErrorBody if opt.get("openai") else ErrorBody
 
 
 def _refusals(path: str, opt: Json) -> list[int]:

@@ -3,8 +3,9 @@
     {"error": {"code": "ERR_BAD_REQUEST", "message": "…", "requestId": "…", "field": "modelId", "data": {}}}
 
 `field` and `data` are there when there is something to say. The status is the one of the error's class,
-with one exception: a model that was never seen is not found, while one whose workers are gone is
-unavailable. What only HTTP can get wrong has its class here; its `code` is one that callers already know.
+with two exceptions: a model that was never seen is not found, while one whose workers are gone is
+unavailable; and what a server behind a rack refused has the status that it gave. What only HTTP can get
+wrong has its class here; its `code` is one that callers already know.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ def status_of(error: errors.WrkError) -> int:
     """The HTTP status of an error."""
     if isinstance(error, errors.NoWorkersAvailable) and error.data.get("modelSeen") is False:
         return 404
+    if isinstance(error, errors.UpstreamFailed):
+        said = error.data.get("status")
+        return said if type(said) is int and 400 <= said < 600 else error.http_status
     return error.http_status
 
 

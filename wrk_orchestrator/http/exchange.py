@@ -8,7 +8,7 @@ at most once and always carries the request id. It knows nothing of workers or o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -50,6 +50,7 @@ class Exchange:
         "_send",
         "caller",
         "closing",
+        "describe",
         "headers",
         "held",
         "receive",
@@ -65,6 +66,7 @@ class Exchange:
         self.request_id = ""
         self.caller: Caller = ANYBODY
         self.closing = False
+        self.describe = body_of
         self.held = 0
         self.started = False
         length = self.headers.get(b"content-length", b"0")
@@ -80,7 +82,7 @@ class Exchange:
         """
         self.unread = True
         if int(self.headers.get(b"content-length", b"0")) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         try:
             async with asyncio.timeout(seconds) as patience:
                 return await self._read(limit, patience, budget)
@@ -99,7 +101,7 @@ class Exchange:
             chunks.append(message.get("body", b""))
             room -= len(chunks[-1])
             if room < 0:
-                raise _too_large(limit)
+                raise too_large(limit)
             self._hold(len(chunks[-1]), budget)
             more = message.get("more_body", False)
             if more:
@@ -108,18 +110,13 @@ class Exchange:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _hold(self, size: int, budget: Budget) -> None:
-        if budget.used + size > budget.limit:
-            raise errors.CapacityExceeded(
-                f"{budget.used} bytes of bodies are held already ({budget.name})", retry_after_ms=1000
-            )
+        check_room(size, budget)
         budget.used += size
         self.held += size
 
     def check_media_type(self) -> None:
-        """Raises `WrongMediaType`. A body without a type is taken for JSON; one with another is not."""
-        kind = self.headers.get(b"content-type", JSON).partition(b";")[0].strip().lower()
-        if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
-            raise WrongMediaType(f"send content-type: application/json, not {kind.decode('latin-1')[:100]!r}")
+        """Raises `WrongMediaType`."""
+        check_media_type(self.headers)
 
     async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns; it is cancelled and `ClientGone` raised when the caller leaves.
@@ -185,7 +182,7 @@ class Exchange:
 
     async def fail(self, error: errors.WrkError, *, in_haste: bool = False) -> None:
         """Send the answer that an error has; `in_haste` there is no time for what is still to be read."""
-        body, headers = body_of(error, self.request_id), headers_of(error)
+        body, headers = self.describe(error, self.request_id), headers_of(error)
         if in_haste or not self.unread:
             await self.answer(status_of(error), body, headers)
             return
@@ -212,6 +209,14 @@ class Exchange:
             pass
 
 
+def check_media_type(headers: Mapping[bytes, bytes]) -> None:
+    """Raises `WrongMediaType`. A body without a type is taken for JSON; one with another is not."""
+    said = headers.get(b"content-type", JSON)
+    kind = said if said == JSON else said.partition(b";")[0].strip().lower()
+    if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+        raise WrongMediaType(f"send content-type: application/json, not {kind.decode('latin-1')[:100]!r}")
+
+
 def number(text: str) -> int | float:
     """A JSON number with a point or an exponent: 60.0 is the integer 60 in JSON, though not in Python."""
     value = float(text)
@@ -228,5 +233,14 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise errors.BadRequest(f"the body cannot be read as JSON: {error}") from None
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def check_room(size: int, budget: Budget) -> None:
+    """Raises `CapacityExceeded` where a body does not fit beside those that are held."""
+    if budget.used + size > budget.limit:
+        raise errors.CapacityExceeded(
+            f"{budget.used} bytes of bodies are held already ({budget.name})", retry_after_ms=1000
+        )
+
+
+def too_large(limit: int) -> BodyTooLarge:
+    """The error of a body that is longer than `limit` bytes."""
     return BodyTooLarge(f"the body is longer than {limit} bytes", data={"limitBytes": limit})

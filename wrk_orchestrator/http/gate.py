@@ -47,12 +47,20 @@ class Caller(NamedTuple):
     admin: bool = False
     key: ApiKey | None = None
 
+    @property
+    def name(self) -> str:
+        """Whose share of what is scarce it takes."""
+        return self.key.name if self.key is not None else ""
+
     def check_admin(self) -> None:
         if not self.admin:
             raise errors.Unauthenticated(ADMIN_KEY_ADVICE)
 
     def check_model(self, model_id: object) -> None:
         api_keys.check_model(self.key, model_id)
+
+    def may_use(self, model_id: str) -> bool:
+        return self.key is None or self.key.models is None or model_id in self.key.models
 
 
 ANYBODY = Caller()

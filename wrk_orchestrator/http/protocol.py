@@ -5,7 +5,8 @@ kept for ever, and so is one whose caller takes nothing of its answer. Whoever c
 fill the memory, or take the descriptors that the links to racks need. At the bounds the caller is told
 (431, 503), or hung up on. What could be read in two ways is refused: a proxy may read it in the other.
 
-Bodies are bounded where they are read (`exchange.py`); only what is around them is looked at here.
+Bodies are bounded where they are read (`exchange.py`); only what is around them is looked at here. Requests
+that `at_once` takes are given to it without a task, if their bodies come in one read with their heads.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from wrk_base import errors
 from wrk_base.config import HttpSettings
 
+from .direct import AtOnce, Direct
 from .errors import HeadTooLarge, headers_of, status_of
 
 if TYPE_CHECKING:
@@ -57,10 +59,19 @@ class Protocol(HttpToolsProtocol):
     """One connection. All of one server share `resting`."""
 
     def __init__(
-        self, *args: Any, bounds: Bounds = DEFAULT, resting: Resting | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        bounds: Bounds = DEFAULT,
+        resting: Resting | None = None,
+        at_once: AtOnce | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._bounds = bounds
+        self._at_once = at_once
+        self._bodiless: tuple[Direct, RequestResponseCycle] | None = None
+        self._reading = False
+        self.directed: Direct | None = None
         self._resting = Resting() if resting is None else resting
         self._heads = 0
         self._head_open = False
@@ -93,6 +104,9 @@ class Protocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
+        directed, self.directed = self.directed, None
+        if directed is not None:
+            directed.lost()
 
     def _make_room(self) -> bool:
         for longest in self._resting:
@@ -121,7 +135,13 @@ class Protocol(HttpToolsProtocol):
         if self._refused:
             return
         heads, in_head, in_body = self._heads, self._head_open, self._body_open
+        self._reading = True
         super().data_received(data)
+        self._reading = False
+        if self._bodiless is not None:
+            (direct, cycle), self._bodiless = self._bodiless, None
+            cycle.scope["state"]["direct"] = direct
+            super()._start_asgi_task(cycle, self.app)
         if self._refused or self.transport.is_closing():
             return
         same = heads == self._heads  # all of `data` is of one and the same message
@@ -178,6 +198,27 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._body_open = False
         super().on_message_complete()
+        if self._bodiless is not None:
+            (direct, _), self._bodiless = self._bodiless, None
+            self._serve_at_once(direct)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        at_once = self._at_once
+        if at_once is None or not at_once.takes(cycle.scope):  # type: ignore[arg-type]
+            super()._start_asgi_task(cycle, app)
+            return
+        direct = self.directed = Direct(self, cycle)
+        if not cycle.more_body:
+            self._serve_at_once(direct)
+        elif self._reading and not cycle.waiting_for_100_continue:
+            self._bodiless = (direct, cycle)  # the rest may be in the same read
+        else:
+            cycle.scope["state"]["direct"] = direct
+            super()._start_asgi_task(cycle, app)
+
+    def _serve_at_once(self, direct: Direct) -> None:
+        assert self._at_once is not None
+        self._at_once.serve(direct)
 
     def _unsupported_upgrade_warning(self) -> None:
         """The request itself is answered. What follows it would be of the protocol that we do not speak."""
@@ -205,6 +246,8 @@ class Protocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_write_timer()
+        if self.directed is not None and self.directed.listener is not None:
+            self.directed.listener.room()
 
     def _look_again(self) -> None:
         self._write_timer = self.loop.call_later(self._bounds.write_s / LOOKS, self._check_taken)

@@ -23,6 +23,7 @@ from wrk_base.config import HttpSettings
 from wrk_base.errors import StartError
 
 from .app import App
+from .direct import AtOnce
 from .protocol import Bounds, Protocol, Resting
 
 BACKLOG = 2048  # connections that wait for one turn of the loop
@@ -31,10 +32,19 @@ UNSENT_BYTES = 16_384  # what the kernel takes ahead of a slow reader; the rest 
 
 
 class HttpServer:
-    """Serves `app` on one address, by TLS if there is a context for it; `port` 0 is chosen by the kernel."""
+    """Serves `app` on one address, by TLS if there is a context for it; `port` 0 is chosen by the kernel.
+
+    What `at_once` takes is answered by it, without ASGI.
+    """
 
     def __init__(
-        self, app: App, host: str, port: int, settings: HttpSettings, tls: ssl.SSLContext | None = None
+        self,
+        app: App,
+        host: str,
+        port: int,
+        settings: HttpSettings,
+        tls: ssl.SSLContext | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         self._host, self._port, self._tls = host, port, tls
         self._shutdown_seconds = settings.shutdown_timeout / 1000
@@ -43,7 +53,9 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             loop="none",
-            http=functools.partial(Protocol, bounds=bounds, resting=Resting()),  # type: ignore[arg-type]
+            http=functools.partial(  # type: ignore[arg-type]
+                Protocol, bounds=bounds, resting=Resting(), at_once=at_once
+            ),
             ws="none",
             lifespan="off",
             interface="asgi3",
