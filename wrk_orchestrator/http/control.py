@@ -24,7 +24,7 @@ from . import models
 from .errors import MethodNotAllowed
 from .exchange import Exchange, Scope, decode_json, number
 from .inference import PATH, Routed, RouteInference
-from .openai import OpenAiRequest
+from .openai import STREAMED, TASKS, OpenAiRequest
 
 Answer: TypeAlias = dict[str, Any]
 Service: TypeAlias = NamedDependency[OrchestratorWorker]
@@ -190,12 +190,14 @@ def _openai(path: str, name: str, summary: str, example: dict[str, Any]) -> HTTP
     async def endpoint() -> Answer:
         raise AssertionError(f"app.py serves {path}")
 
-    endpoint.__name__ = name
-    endpoint.__doc__ = (
-        f"{summary}\n\nAs OpenAI's; all fields pass through, with `stream` as server-sent events."
+    streams = TASKS[path] in STREAMED
+    told = "All fields pass through" + (
+        "; with `stream` the answer is server-sent events." if streams else "."
     )
-    opt = {"openai": True, "body": OpenAiRequest, "refusals": (404, 500, 502, 504), "example": example}
-    return post(path, status_code=200, opt=opt)(endpoint)
+    endpoint.__name__ = name
+    endpoint.__doc__ = f"{summary}\n\n{told}"
+    opt = {"openai": True, "streams": streams, "body": OpenAiRequest, "example": example}
+    return post(path, status_code=200, opt={**opt, "refusals": (404, 500, 502, 504)})(endpoint)
 
 
 _SAID = [{"role": "user", "content": "hello"}]
