@@ -191,11 +191,9 @@ def _openai(path: str, name: str, summary: str, example: dict[str, Any]) -> HTTP
         raise AssertionError(f"app.py serves {path}")
 
     streams = TASKS[path] in STREAMED
-    told = "All fields pass through" + (
-        "; with `stream` the answer is server-sent events." if streams else "."
-    )
+    more = "; with `stream` the answer is server-sent events" if streams else ""
     endpoint.__name__ = name
-    endpoint.__doc__ = f"{summary}\n\n{told}"
+    endpoint.__doc__ = f"{summary}\n\nAll fields pass through{more}."
     opt = {"openai": True, "streams": streams, "body": OpenAiRequest, "example": example}
     return post(path, status_code=200, opt={**opt, "refusals": (404, 500, 502, 504)})(endpoint)
 

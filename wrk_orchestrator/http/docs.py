@@ -48,6 +48,7 @@ REFUSALS = {
     503: "Not now: it starts, stops, has too many callers, or nothing can answer. See `retry-after`.",
     504: "The deadline passed before the answer came.",
 }
+EVENT: Json = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 ANYWHERE = (400, 403, 408, 413, 421, 431, 503)
 WITH_KEYS = (401, 429)  # and by whom the server asks for keys
 WITH_BODY = (415,)
@@ -141,7 +142,7 @@ def _complete(path: str, operation: Json, opt: Json, refs: dict[type, Json]) -> 
     if "result" in opt:
         success["content"]["application/json"]["schema"] = refs[opt["result"]]
     if opt.get("streams"):
-        success["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        success["content"]["text/event-stream"] = {"schema": EVENT}
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "query":  # all are fields of this one; null cannot be said in a query
             parameter["schema"] = _text_of(contract.WorkerFilter, parameter["name"])
