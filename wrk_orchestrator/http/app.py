@@ -9,6 +9,7 @@ wrong shows more than its id. Headers and bodies are never logged: keys and prom
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from typing import Any, cast
 
@@ -44,6 +45,7 @@ class App:
         self._limit = service.settings.http.body_limit
         self._patience = service.settings.http.body_timeout / 1000
         self._budget = service.held
+        self._ids = itertools.count(service.context.rng.getrandbits(127))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
@@ -144,7 +146,7 @@ class App:
 
     def new_id(self) -> str:
         """A request id for who brought none."""
-        return f"{self._service.context.rng.getrandbits(128):032x}"
+        return f"{next(self._ids):032x}"
 
     def refusal(self, error: errors.WrkError) -> tuple[bytes, str]:
         """(body, request id) of the answer to bytes that never became a request."""

@@ -30,6 +30,9 @@ ADMIN_KEY_ADVICE = (
 )
 API_KEY_ADVICE = "this takes an API key, as authorization: Bearer KEY"
 
+MOST_PASSED = 64  # spellings of our names, with ports; whoever uses another is looked at again each time
+
+_LOOKED_AT = frozenset((b"host", b"authorization", b"x-wrk-admin-key", b"origin", b"sec-fetch-site"))
 _AUTHORITY = r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253}?)\.?(?::(\d{1,5}))?"
 _HOST = re.compile(_AUTHORITY)
 _ORIGIN = re.compile(rf"(https?)://{_AUTHORITY}")
@@ -37,8 +40,11 @@ _BEARER = re.compile(rb"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
 _DEFAULT_PORT = {"http": 80, "https": 443}
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+Told: TypeAlias = dict[bytes, list[bytes]]
 Scope: TypeAlias = Mapping[str, Any]
 Keys: TypeAlias = Callable[[float], tuple[ApiKey, ...]]
+
+NOTHING: list[bytes] = []
 
 
 class Caller(NamedTuple):
@@ -75,42 +81,47 @@ class Gate:
         self._keys = keys
         self._known: tuple[ApiKey, ...] = ()
         self._buckets: dict[str, Bucket] = {}
+        self._passed: set[bytes] = set()  # host headers that were looked at and are ours
 
     def admit(self, scope: Scope, path: str, now: float) -> Caller:
         """Who asks for `path`. Raises the `WrkError` that refuses it."""
-        headers = scope["headers"]
-        hosts = _values(headers, b"host")
+        told = _told(scope["headers"])
+        hosts = told.get(b"host", NOTHING)
         if len(hosts) != 1:
             raise errors.BadRequest("a request has one host header")
-        admin = self._is_admin(headers)
+        admin = self._is_admin(told)
         if self._keys is None:
             self._check_name(hosts[0])
-            self._check_page(scope)
+            self._check_page(told, scope)
             return Caller(admin=True) if admin else ANYBODY
         if path in OPEN_PATHS and scope["method"] in ("GET", "HEAD"):
             return ANYBODY
         if admin and path.startswith(ADMIN_PATHS):
             return Caller(admin=True)
-        return Caller(admin, self._holder(self._keys(now), headers, now))
+        return Caller(admin, self._holder(self._keys(now), told, now))
 
-    def _is_admin(self, headers: Headers) -> bool:
-        shown = [*_values(headers, b"x-wrk-admin-key"), *_bearers(headers)]
+    def _is_admin(self, told: Told) -> bool:
+        shown = [*told.get(b"x-wrk-admin-key", NOTHING), *_bearers(told)]
         return any(hmac.compare_digest(key, self._admin_key) for key in shown)
 
     # --- where no key is asked for
 
     def _check_name(self, host: bytes) -> None:
+        if host in self._passed:
+            return
         found = _HOST.fullmatch(_text(host))
-        if found is None or found[1] not in self._names:
+        if found is not None and found[1] in self._names:
+            if len(self._passed) < MOST_PASSED:
+                self._passed.add(host)
+        else:
             raise WrongHost(
                 f"this server is not called {host[:100].decode('latin-1')!r}; "
                 "the setting http.allowedHosts lists further names of it"
             )
 
-    def _check_page(self, scope: Scope) -> None:
+    def _check_page(self, told: Told, scope: Scope) -> None:
         """Refuse what a page of another server sends, or has a browser fetch. A link may lead here."""
-        headers = scope["headers"]
-        origins, site = _values(headers, b"origin"), _values(headers, b"sec-fetch-site")
+        origins, site = told.get(b"origin", NOTHING), told.get(b"sec-fetch-site", NOTHING)
         if any(not self._is_ours(_text(origin), scope) for origin in origins):
             raise errors.PermissionDenied("web pages of other servers may not call this one")
         if site and site != [b"same-origin"] and site != [b"none"] and not _is_a_visit(scope):
@@ -125,12 +136,12 @@ class Gate:
 
     # --- where one is
 
-    def _holder(self, keys: tuple[ApiKey, ...], headers: Headers, now: float) -> ApiKey:
+    def _holder(self, keys: tuple[ApiKey, ...], told: Told, now: float) -> ApiKey:
         if keys is not self._known:
             there = {key.sha256 for key in keys}
             self._known = keys
             self._buckets = {name: bucket for name, bucket in self._buckets.items() if name in there}
-        shown = _bearers(headers)
+        shown = _bearers(told)
         key = api_keys.holder(keys, shown[0]) if shown else None
         if key is None:
             raise errors.Unauthenticated(API_KEY_ADVICE)
@@ -155,13 +166,18 @@ def _is_a_visit(scope: Scope) -> bool:
     return scope["method"] == "GET" and all(told.get(name) == value for name, value in wanted.items())
 
 
-def _values(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for key, value in headers if key == name]
+def _told(headers: Headers) -> Told:
+    """The headers that are looked at here, each with all its values."""
+    told: Told = {}
+    for name, value in headers:
+        if name in _LOOKED_AT:
+            told.setdefault(name, []).append(value)
+    return told
 
 
-def _bearers(headers: Headers) -> list[bytes]:
+def _bearers(told: Told) -> list[bytes]:
     """What is shown as `authorization: Bearer ...`; nothing if that is said twice."""
-    values = _values(headers, b"authorization")
+    values = told.get(b"authorization", NOTHING)
     found = _BEARER.fullmatch(values[0].strip()) if len(values) == 1 else None
     return [found[1]] if found else []
 
