@@ -219,7 +219,7 @@ def parse(kind: type[T], body: Any, *, what: str = "request") -> T:
     try:
         return msgspec.convert({} if body is None else body, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _bad(error, what) from None
+        raise as_bad_request(error, what) from None
 
 
 def read_head(head: bytes | None) -> InferenceHead:
@@ -227,10 +227,11 @@ def read_head(head: bytes | None) -> InferenceHead:
     try:
         return _inference_head.decode(head or _EMPTY)
     except (ValueError, RecursionError) as error:
-        raise _bad(error, "request") from None
+        raise as_bad_request(error, "request") from None
 
 
-def _bad(error: Exception, what: str) -> BadRequest:
+def as_bad_request(error: Exception, what: str) -> BadRequest:
+    """What msgspec found wrong, with the field in words and in `data`."""
     reason, _, path = str(error).partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
     missing = _MISSING.match(reason)

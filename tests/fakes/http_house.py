@@ -170,9 +170,11 @@ def service_of(
     return kind(context_of("main", "orchestrator", chosen, network, tmp_path, found))
 
 
-def rack_of(network: Network, tmp_path: Path, orchestrator: str) -> StagedRack:
+def rack_of(
+    network: Network, tmp_path: Path, orchestrator: str, kind: type[StagedRack] = StagedRack
+) -> StagedRack:
     found = combine(StaticDiscovery([orchestrator]), log=structlog.get_logger())
-    return StagedRack(context_of("r1", "rack", settings_of(), network, tmp_path, found))
+    return kind(context_of("r1", "rack", settings_of(), network, tmp_path, found))
 
 
 @asynccontextmanager
@@ -200,10 +202,10 @@ async def running(tmp_path: Path, **changes: Any) -> AsyncIterator[OrchestratorS
 
 
 @asynccontextmanager
-async def house(tmp_path: Path, **changes: Any) -> AsyncIterator[House]:
+async def house(tmp_path: Path, kind: type[StagedRack] = StagedRack, **changes: Any) -> AsyncIterator[House]:
     """An orchestrator, and a rack that is routable."""
     async with running(tmp_path, **changes) as service:
-        rack = rack_of(service.context.network, tmp_path, service.endpoint)
+        rack = rack_of(service.context.network, tmp_path, service.endpoint, kind)
         try:
             await rack.start()
             await eventually(lambda: routable(service))

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from wrk_base import errors
+from wrk_base import contract, errors
 from wrk_base.rpc.body import Budget
 
 from .errors import BodyTooLarge, BodyTooSlow, WrongMediaType, body_of, headers_of, status_of
@@ -228,7 +228,7 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body or b"{}")
     except msgspec.ValidationError as error:
-        raise errors.BadRequest(f"request: {error}") from None
+        raise contract.as_bad_request(error, "request") from None
     except (ValueError, RecursionError) as error:
         raise errors.BadRequest(f"the body cannot be read as JSON: {error}") from None
 

@@ -123,16 +123,13 @@ class Answer:
     def answer(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
         if self._over:
             return
+        if self.streams:
+            self.end_stream(head, content_type, payload)
+            return
         try:
             body = _as_json(content_type, payload)
-            if self.streams:
-                body = chunk_of(body)
         except errors.WrkError as error:
             self.fail(error)
-            return
-        if self.streams:
-            self._write(_events(wire.JSON, (bytes(body),)))
-            self._end_stream()
             return
         self._finish()
         self._direct.answer(200, JSON + self._facts(), body)
@@ -144,14 +141,21 @@ class Answer:
         assert window is not None
         sizes = [len(payload) for payload in payloads]
         window.received(window.received_items, sum(sizes), len(sizes))
+        if not self._begun:
+            payloads = (chunk_of(payloads[0]), *payloads[1:])
         self._write(_events(content_type, payloads))
         self._unread += sizes
         if not self._direct.blocked:
             self.room()
 
     def end_stream(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
-        if not self._over:
-            self._end_stream()
+        if self._over:
+            return
+        if (
+            not self._begun and content_type == wire.JSON and payload != b"null"
+        ):  # whole, and too long for an item
+            self._write(_events(content_type, (chunk_of(bytes(payload)),)))
+        self._end_stream()
 
     def fail(self, error: BaseException) -> None:
         if self._over:

@@ -9,26 +9,24 @@ from typing import Any
 
 import msgspec
 
-from wrk_base import errors
+WHOLE, CHUNK = "chat.completion", "chat.completion.chunk"
+_SIGN = b'chat.completion"'
 
-_OBJECTS = {"chat.completion": "chat.completion.chunk"}
 
-
-def chunk_of(body: bytes | bytearray) -> bytes:
-    """The event's data; raises `Internal` for what is no JSON."""
+def chunk_of(item: bytes) -> bytes:
+    """The item, or if it is a whole answer to a chat, that as a chunk. What is no JSON is not judged here."""
+    if _SIGN not in item:
+        return item
     try:
-        whole = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise errors.Internal(f"the worker's result is no JSON: {error}") from None
-    if not isinstance(whole, dict):
-        return bytes(body)
-    kind = whole.get("object")
-    if kind in _OBJECTS:
-        whole["object"] = _OBJECTS[kind]
+        whole = msgspec.json.decode(item)
+    except (ValueError, RecursionError):
+        return item
+    if not isinstance(whole, dict) or whole.get("object") != WHOLE:
+        return item
     choices = whole.get("choices")
     if isinstance(choices, list):
         whole["choices"] = [_delta_of(choice) for choice in choices]
-    return msgspec.json.encode(whole)
+    return msgspec.json.encode({**whole, "object": CHUNK})
 
 
 def _delta_of(choice: Any) -> Any:
