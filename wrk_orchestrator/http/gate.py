@@ -30,7 +30,8 @@ ADMIN_KEY_ADVICE = (
 )
 API_KEY_ADVICE = "this takes an API key, as authorization: Bearer KEY"
 
-MOST_PASSED = 64  # spellings of our names, with ports; whoever uses another is looked at again each time
+MOST_PASSED = 64  # combinations that were found well; whoever comes with another is looked at each time
+PAGES = {b"origin", b"sec-fetch-site"}  # what browsers tell, whose verdict depends on more than headers
 
 _LOOKED_AT = frozenset((b"host", b"authorization", b"x-wrk-admin-key", b"origin", b"sec-fetch-site"))
 _AUTHORITY = r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253}?)\.?(?::(\d{1,5}))?"
@@ -40,11 +41,11 @@ _BEARER = re.compile(rb"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
 _DEFAULT_PORT = {"http": 80, "https": 443}
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
-Told: TypeAlias = dict[bytes, list[bytes]]
+Told: TypeAlias = dict[bytes, tuple[bytes, ...]]
 Scope: TypeAlias = Mapping[str, Any]
 Keys: TypeAlias = Callable[[float], tuple[ApiKey, ...]]
 
-NOTHING: list[bytes] = []
+NOTHING: tuple[bytes, ...] = ()
 
 
 class Caller(NamedTuple):
@@ -81,19 +82,15 @@ class Gate:
         self._keys = keys
         self._known: tuple[ApiKey, ...] = ()
         self._buckets: dict[str, Bucket] = {}
-        self._passed: set[bytes] = set()  # host headers that were looked at and are ours
+        self._passed: set[object] = set()
 
     def admit(self, scope: Scope, path: str, now: float) -> Caller:
         """Who asks for `path`. Raises the `WrkError` that refuses it."""
         told = _told(scope["headers"])
-        hosts = told.get(b"host", NOTHING)
-        if len(hosts) != 1:
-            raise errors.BadRequest("a request has one host header")
-        admin = self._is_admin(told)
         if self._keys is None:
-            self._check_name(hosts[0])
-            self._check_page(told, scope)
-            return Caller(admin=True) if admin else ANYBODY
+            return self._admit_by_name(told, scope)
+        _the_host(told)
+        admin = self._is_admin(told)
         if path in OPEN_PATHS and scope["method"] in ("GET", "HEAD"):
             return ANYBODY
         if admin and path.startswith(ADMIN_PATHS):
@@ -106,14 +103,22 @@ class Gate:
 
     # --- where no key is asked for
 
+    def _admit_by_name(self, told: Told, scope: Scope) -> Caller:
+        """Programs send the same words with every request: what was found well is remembered."""
+        plain = None if PAGES & told.keys() else tuple(told.items())
+        if plain in self._passed:
+            return ANYBODY
+        self._check_name(_the_host(told))
+        self._check_page(told, scope)
+        if self._is_admin(told):
+            return Caller(admin=True)
+        if plain is not None and len(self._passed) < MOST_PASSED:
+            self._passed.add(plain)
+        return ANYBODY
+
     def _check_name(self, host: bytes) -> None:
-        if host in self._passed:
-            return
         found = _HOST.fullmatch(_text(host))
-        if found is not None and found[1] in self._names:
-            if len(self._passed) < MOST_PASSED:
-                self._passed.add(host)
-        else:
+        if found is None or found[1] not in self._names:
             raise WrongHost(
                 f"this server is not called {host[:100].decode('latin-1')!r}; "
                 "the setting http.allowedHosts lists further names of it"
@@ -124,7 +129,7 @@ class Gate:
         origins, site = told.get(b"origin", NOTHING), told.get(b"sec-fetch-site", NOTHING)
         if any(not self._is_ours(_text(origin), scope) for origin in origins):
             raise errors.PermissionDenied("web pages of other servers may not call this one")
-        if site and site != [b"same-origin"] and site != [b"none"] and not _is_a_visit(scope):
+        if site and site not in ((b"same-origin",), (b"none",)) and not _is_a_visit(scope):
             raise errors.PermissionDenied("web pages of other servers may not call this one")
 
     def _is_ours(self, origin: str, scope: Scope) -> bool:
@@ -166,12 +171,19 @@ def _is_a_visit(scope: Scope) -> bool:
     return scope["method"] == "GET" and all(told.get(name) == value for name, value in wanted.items())
 
 
+def _the_host(told: Told) -> bytes:
+    hosts = told.get(b"host", NOTHING)
+    if len(hosts) != 1:
+        raise errors.BadRequest("a request has one host header")
+    return hosts[0]
+
+
 def _told(headers: Headers) -> Told:
     """The headers that are looked at here, each with all its values."""
     told: Told = {}
     for name, value in headers:
         if name in _LOOKED_AT:
-            told.setdefault(name, []).append(value)
+            told[name] = (*told.get(name, NOTHING), value)
     return told
 
 

@@ -115,7 +115,7 @@ class OpenAi:
         answer = Answer(self.answers, direct, ask.request_id.encode(), task, streams, ask.held)
         self.answers.begin(answer)
         direct.listener = answer
-        answer.route = self._service.router.start(question, answer)
+        answer.begin(self._service.router.start(question, answer))
 
     def _head(
         self, sent: Sent, task: str, headers: dict[bytes, bytes]

@@ -118,6 +118,11 @@ class Answer:
         self._unread: list[int] = []
         self.route: Route | None = None
 
+    def begin(self, route: Route) -> None:
+        """It is on its way, unless it was refused already."""
+        if not self._over:
+            self.route = route
+
     # --- what the router tells
 
     def answer(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
@@ -131,8 +136,9 @@ class Answer:
         except errors.WrkError as error:
             self.fail(error)
             return
+        headers = JSON + self._facts()
         self._finish()
-        self._direct.answer(200, JSON + self._facts(), body)
+        self._direct.answer(200, headers, body)
 
     def send_items(self, content_type: int, payloads: tuple[bytes, ...]) -> None:
         if self._over:
@@ -166,16 +172,18 @@ class Answer:
             self._finish()
             self._direct.end()
             return
+        facts = self._facts()
         self._finish()
-        refuse(self._direct, error, self._facts())
+        refuse(self._direct, error, facts)
 
     # --- what the connection tells
 
     def gone(self) -> None:
+        route = self.route
         if not self._over:
             self._finish()
-            if self.route is not None:
-                self.route.cancel(errors.Cancelled("its caller left"))
+            if route is not None:
+                route.cancel(errors.Cancelled("its caller left"))
 
     def room(self) -> None:
         window, route = self._window, self.route
@@ -219,8 +227,10 @@ class Answer:
         self._direct.end()
 
     def _finish(self) -> None:
+        """Let go of all that knows this one: a ring would wait for the collector."""
         self._over = True
         self._answers.end(self)
+        self.route = self._direct.listener = None
 
     def _facts(self) -> bytes:
         route = self.route

@@ -179,7 +179,10 @@ class Protocol(HttpToolsProtocol):
             raise self._complain(HeadTooLarge(f"there are more than {MAX_HEADERS} headers"))
         if self._body_open:
             return  # trailers: what they say was not looked at when the request was judged
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._head_open = False
