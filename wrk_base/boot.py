@@ -233,7 +233,7 @@ def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mappi
         own = state.identity(prefix, arguments.rack, rng)
         be_quick()
         identity = Identity(own.instance_id, own.epoch, kind.role, arguments.rack)
-        return _run_to_the_end(_live(kind, loaded, arguments, identity, state.path, prefix, rng))
+        return _run_to_the_end(_live(kind, loaded, arguments, identity, state.path, prefix, rng, environ))
     finally:
         lock.release()
 
@@ -246,6 +246,7 @@ async def _live(
     state_dir: Path,
     prefix: str,
     rng: Random,
+    environ: Mapping[str, str],
 ) -> int:
     settings, log = loaded.settings, logging.get_logger(rack=arguments.rack)
     stop = _StopOnSignals()
@@ -267,6 +268,7 @@ async def _live(
         rng=rng,
         log=log,
         membership=membership,
+        environ=environ,
     )
     try:
         return await _serve(kind(context), StatusFile(state_dir / "status" / f"{prefix}.json"), stop)

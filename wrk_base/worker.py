@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -44,7 +44,7 @@ GOODBYE_LINGER_MS = 300  # for the last answers to leave
 @dataclass(slots=True)
 class WorkerContext:
     """What a worker gets from outside. `section` is its own settings section, parsed; `membership` is that
-    of the network, None on an open one."""
+    of the network, None on an open one; `environ` is for secrets that a setting names and does not hold."""
 
     settings: Settings
     section: Any
@@ -58,6 +58,7 @@ class WorkerContext:
     rng: Random
     log: structlog.typing.FilteringBoundLogger
     membership: Membership | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:

@@ -69,7 +69,13 @@ PURE = (
     "wrk_orchestrator/retry_budget.py",
     "wrk_orchestrator/service_registry.py",
     "wrk_orchestrator/strategies/*.py",
+    "racks/http_reader.py",
+    "racks/openai_body.py",
+    "racks/openai_models.py",
+    "racks/openai_stream.py",
+    "racks/origin.py",
     "racks/sim_script.py",
+    "racks/sse.py",
 )
 NOT_IN_PURE = {
     *("asyncio", "threading", "multiprocessing", "subprocess", "socket", "zmq", "zeroconf"),
@@ -87,6 +93,7 @@ HOMES = {
     "typer": ("wrk_orchestrator/cli/*.py",),
     "rich": ("wrk_orchestrator/cli/*.py",),
     "httpx": ("wrk_orchestrator/cli/*.py",),
+    "httptools": ("racks/http_reader.py",),
     "sentence_transformers": ("racks/embeddings.py",),
     "torch": ("racks/embeddings.py",),
     "time": ("wrk_base/clock.py",),
