@@ -155,8 +155,12 @@ class OpenAIRack(Rack):
             if not answer.content_type.startswith("text/event-stream"):
                 raise await self._no_stream(answer)
             stream: EventStream = ResponseStream() if task == "response" else ChunkStream()
+            left = self.settings.rpc.max_body  # a stream may be as long as an answer in one piece
             try:
                 while not stream.finished and (piece := await answer.more()):
+                    left -= len(piece)
+                    if left < 0:
+                        raise BadStream(f"its stream has more than {self.settings.rpc.max_body} bytes")
                     for item in stream.feed(piece):
                         yield Packed(stream.content_type, item)
                 stream.end()

@@ -5,9 +5,9 @@
 
 It behaves well: models, chat, completions, embeddings, rerank and responses, with and without `stream`; what
 it says is made from what it was asked, and `asked` keeps each request byte for byte. `pages` are further
-pages, as Ollama and LM Studio have them. `pause()` lets requests wait until `go_on()`. With `fault` set, one
-of `FAULTS` is what every POST meets instead: each a way in which servers, or what stands in front of them,
-misbehave. `down()` and `up()` are an outage; the port stays the same.
+pages, as Ollama and LM Studio have them. `pause()` lets requests wait until `go_on()`. With `fault` set,
+every inference meets that instead; `upstream_faults.py` has them. `down()` and `up()` are an outage; the
+port stays the same.
 
 `with in_thread(models=["m1"]) as upstream:` runs one for tests that have no loop of their own.
 """
@@ -32,10 +32,6 @@ from tests.fakes.aio import Watch
 Fault = Callable[["Visitor"], Awaitable[None]]
 JSON = "application/json"
 SSE = "text/event-stream"
-CHUNK = (
-    b'data: {"id":"c1","object":"chat.completion.chunk","model":"m1",'
-    b'"choices":[{"index":0,"delta":{"content":"one "},"finish_reason":null}]}\n\n'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +56,7 @@ class Visitor:
 
     async def say(self, data: bytes) -> None:
         self.writer.write(data)
+        self.upstream.sent += len(data)
         await self.writer.drain()
 
     async def head(self, status: str, *headers: str) -> None:
@@ -119,6 +116,7 @@ class FakeUpstream(Watch):
         self.asked: list[Asked] = []
         self.connections = 0  # so far
         self.closed = 0
+        self.sent = 0  # bytes, some of which may be on their way for ever
         self.port = 0
         self._server: asyncio.Server | None = None
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
