@@ -488,16 +488,14 @@ class Fleet:
         except errors.WrkError as error:
             self.observe(worker_id, Observation.PROBE_FAILED, error.message)
         else:
-            healthy = isinstance(answer, dict) and answer.get("healthy") is True
-            reason = (
-                str(answer.get("reason", "it says that it is not healthy"))
-                if isinstance(answer, dict)
-                else ""
-            )
-            if healthy:
+            said = answer.get("healthy") if isinstance(answer, dict) else None
+            if said is True:
                 self._observe_probe_ok(worker_id)
+            elif said is False:
+                reason = str(answer.get("reason", "it says that it is not healthy"))[:200]
+                self.observe(worker_id, Observation.SAYS_UNHEALTHY, reason)
             else:
-                self.observe(worker_id, Observation.PROBE_FAILED, reason[:200])
+                self.observe(worker_id, Observation.PROBE_FAILED, "getHealth does not say how it is")
 
     def _observe_probe_ok(self, worker_id: str) -> None:
         busy = self.balancer.load(worker_id) > 0  # then its calls have to prove it

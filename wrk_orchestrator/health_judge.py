@@ -24,8 +24,10 @@ from .quarantine_share import QuarantineShare
 if TYPE_CHECKING:
     import random
 
-_PROBES = frozenset({Observation.PROBE_OK, Observation.PROBE_FAILED, Observation.PROBE_SLOW})
-_ANSWERS = frozenset({Observation.PROBE_OK, Observation.CALL_OK})
+_PROBES = frozenset(
+    {Observation.PROBE_OK, Observation.PROBE_FAILED, Observation.PROBE_SLOW, Observation.SAYS_UNHEALTHY}
+)
+_ANSWERS = frozenset({Observation.PROBE_OK, Observation.CALL_OK, Observation.SAYS_UNHEALTHY})
 _BLAME = _PROBES - _ANSWERS | {Observation.CALL_FAILED, Observation.CALL_TIMED_OUT}
 _HOLDS = frozenset({Observation.OPERATOR_DRAIN, Observation.OPERATOR_QUARANTINE})
 _RESUMES = frozenset({Observation.LINK_UP_IN_QUARANTINE, Observation.LINK_UP_ON_DRAIN})
@@ -137,6 +139,8 @@ class HealthJudge:
             return self._link_up(record, now)
         if seen is Observation.BEAT and record.on_probation and state in (State.SUSPECT, State.STALLED):
             return Observation.BEAT_ON_PROBATION
+        if seen is Observation.PROBE_OK and record.on_probation and state is State.UNHEALTHY:
+            return Observation.PROBE_OK_ON_PROBATION
         if seen is Observation.OPERATOR_RELEASE and state in (State.DRAINING, State.QUARANTINED):
             if record.leaving:
                 return Observation.RELEASE_WHILE_LEAVING
@@ -161,7 +165,7 @@ class HealthJudge:
         if row.next is not old:
             record.state, record.since, record.cause = row.next, now, cause or seen.value
             changes.append(Transition(record.worker_id, old, row.next, record.cause))
-        elif cause and (seen is Observation.CANNOT_DIAL or (seen in _HOLDS and old in LINKED)):
+        elif cause and (_tells_why(old, seen) or (seen in _HOLDS and old in LINKED)):
             record.cause = cause  # what else is seen meanwhile must not hide why it is where it is
         for action in row.actions:
             match action:
@@ -171,3 +175,10 @@ class HealthJudge:
                     changes.append(CloseLink(record.worker_id))
                 case Action.REDIAL:
                     changes.append(Redial(record.worker_id))
+
+
+def _tells_why(state: State, seen: Observation) -> bool:
+    """Whether it is the newest reason for a state that it does not change."""
+    if seen is Observation.SAYS_UNHEALTHY:
+        return state is State.UNHEALTHY
+    return seen is Observation.CANNOT_DIAL

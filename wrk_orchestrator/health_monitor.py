@@ -33,7 +33,7 @@ from .quarantine_share import OUTSIDE, QuarantineShare
 if TYPE_CHECKING:
     import random
 
-_UNHEALTHY = (State.SUSPECT, State.STALLED, State.QUARANTINED, State.GONE, State.UNREACHABLE)
+_UNHEALTHY = frozenset(State) - {State.HEALTHY, State.JOINING, State.PROBATION, State.DRAINING}
 _PROBED = LINKED - {State.STALLED}  # a stalled loop cannot answer
 _BEAT_IS_NEWS = frozenset({State.SUSPECT, State.STALLED, State.GONE})
 
@@ -107,6 +107,8 @@ class HealthMonitor:
             return ()
         if seen is Observation.BEAT or seen is Observation.CALL_OK or seen is Observation.PROBE_OK:
             record.last_seen = record.quiet_since = now
+        elif seen is Observation.SAYS_UNHEALTHY:
+            record.hear(now)
         if seen is Observation.CALL_OK and record.untroubled and now < record.next_call_result:
             return ()
         changes: list[Change] = []

@@ -32,6 +32,7 @@ ONE_FAILURE_S = 0.1  # calls that fail closer together than this fail for one re
 IN_SERVICE = frozenset({State.HEALTHY, State.SUSPECT, State.STALLED, State.PROBATION})
 ROUTABLE = frozenset({State.HEALTHY, State.PROBATION})
 _WATCHED = IN_SERVICE | {State.QUARANTINED}
+_DOUBTED = frozenset({State.SUSPECT, State.UNHEALTHY, State.PROBATION})
 _PRESENT = frozenset({State.HEALTHY, State.SUSPECT, State.PROBATION, State.QUARANTINED})
 
 
@@ -93,6 +94,9 @@ class HealthRecord:
                 return self._note_failure(seen, now)
             case Observation.PROBE_OK:
                 return self._note_probe_ok(busy)
+            case Observation.SAYS_UNHEALTHY:
+                self.probe_failures = 0
+                return ""
             case Observation.CALL_OK:
                 return self._note_call_ok(now)
             case Observation.BEAT_MISSED:
@@ -237,7 +241,7 @@ class HealthRecord:
 
     def in_doubt(self) -> bool:
         failures = self.probe_failures or self.call_failures or self.deadline_misses
-        return bool(failures) or self.flapping or self.state in (State.SUSPECT, State.PROBATION)
+        return bool(failures) or self.flapping or self.state in _DOUBTED
 
     def routable_limit(self) -> int:
         """Calls at once that it may be given now."""

@@ -7,8 +7,8 @@ nothing are listed as `ignored`, so that leaving one out is a decision. Behaviou
 
 Observations come in two kinds. `REPORTED` ones are what the shell saw; they may arrive late and in
 any order, so every state has a row for each. The others are inferred by the monitor from its counts
-and clocks, and are legal only where it can infer them. `link up`, `beat` and `operator release` have
-variants, because where a worker returns to depends on what it still has to serve or to prove.
+and clocks, and are legal only where it can infer them. `link up`, `beat`, `probe ok` and `operator release`
+have variants, because where a worker returns to depends on what it still has to serve or to prove.
 
 Routing is a property of the state (`HEALTHY` full, `PROBATION` slowly, all others nothing), not an
 action: nobody can forget to stop it.
@@ -27,6 +27,7 @@ class State(StrEnum):
     HEALTHY = "healthy"
     SUSPECT = "suspect"  # two beats missed: no new work
     STALLED = "stalled"  # beats missing, but the host's I/O answers: no new work, not lost
+    UNHEALTHY = "unhealthy"  # by its own word: no new work until it takes that back, and no penalty
     QUARANTINED = "quarantined"  # judged, or held by the operator
     PROBATION = "probation"  # back from quarantine, slow start
     DRAINING = "draining"  # leaving, or held by the operator: finishes what it has
@@ -42,6 +43,7 @@ class Observation(StrEnum):
     PROBE_OK = "probe ok"
     PROBE_FAILED = "probe failed"
     PROBE_SLOW = "probe slow"  # late, or not yet while all its slots are taken: busy is not dead
+    SAYS_UNHEALTHY = "says it is unhealthy"  # the answer to a probe
     CALL_OK = "call ok"  # a result, a first item, or the handler's own error
     CALL_FAILED = "call failed"  # by transport, or broken otherwise than by the handler's own error
     CALL_TIMED_OUT = "call timed out"
@@ -55,6 +57,7 @@ class Observation(StrEnum):
     LINK_UP_IN_QUARANTINE = "link up, quarantine runs"
     LINK_UP_ON_DRAIN = "link up, held draining"
     BEAT_ON_PROBATION = "beat, on probation"
+    PROBE_OK_ON_PROBATION = "probe ok, on probation"
     BEAT_MISSED = "beats missed"
     SILENCE = "silence"
     LOST_IN_OWN_PAUSE = "connection lost in our own pause"
@@ -83,9 +86,9 @@ class IllegalMove(Exception):
 S, O, A = State, Observation, Action  # noqa: E741  (short names keep one row on one line)
 
 REPORTED = frozenset(list(O)[: list(O).index(O.LINK_UP_ON_PROBATION)])
-LINKED = frozenset({S.HEALTHY, S.SUSPECT, S.STALLED, S.QUARANTINED, S.PROBATION, S.DRAINING})
+LINKED = frozenset(set(S) - {S.JOINING, S.UNREACHABLE, S.GONE})
 
-_PROBES = (O.PROBE_OK, O.PROBE_FAILED, O.PROBE_SLOW)
+_PROBES = (O.PROBE_OK, O.PROBE_FAILED, O.PROBE_SLOW, O.SAYS_UNHEALTHY)
 _CALLS = (O.CALL_OK, O.CALL_FAILED, O.CALL_TIMED_OUT)
 _HOLDS = (O.OPERATOR_DRAIN, O.OPERATOR_QUARANTINE, O.OPERATOR_RELEASE)
 _RETURNS = {
@@ -146,6 +149,7 @@ TABLE: dict[tuple[State, Observation], Row] = {
             O.PROBE_SLOW: Row(S.HEALTHY, (A.PROBE_SOON,)),
             O.CALL_FAILED: Row(S.HEALTHY, (A.PROBE_SOON,)),
             O.CALL_TIMED_OUT: Row(S.HEALTHY, (A.PROBE_SOON,)),
+            O.SAYS_UNHEALTHY: Row(S.UNHEALTHY, (A.PROBE_SOON,)),
         },
         # A link that lives outweighs a second dial that failed.
         ignored=(O.BEAT, O.PROBE_OK, O.CALL_OK, O.CANNOT_DIAL, O.HOST_ANSWERS, O.OPERATOR_RELEASE),
@@ -160,6 +164,7 @@ TABLE: dict[tuple[State, Observation], Row] = {
             O.BEAT_ON_PROBATION: Row(S.PROBATION, (A.PROBE_SOON,)),
             O.HOST_ANSWERS: Row(S.STALLED),
             O.CONDEMNED: Row(S.QUARANTINED),
+            O.SAYS_UNHEALTHY: Row(S.UNHEALTHY, (A.PROBE_SOON,)),
         },
         # Its silence is the verdict; what fails meanwhile says nothing more.
         ignored=(*_PROBES, *_CALLS, O.CANNOT_DIAL, O.OPERATOR_RELEASE),
@@ -173,8 +178,22 @@ TABLE: dict[tuple[State, Observation], Row] = {
             O.BEAT: Row(S.HEALTHY),
             O.BEAT_ON_PROBATION: Row(S.PROBATION, (A.PROBE_SOON,)),
             O.CONDEMNED: Row(S.QUARANTINED),
+            O.SAYS_UNHEALTHY: Row(S.UNHEALTHY, (A.PROBE_SOON,)),
         },
         ignored=(O.HOST_ANSWERS, *_PROBES, *_CALLS, O.CANNOT_DIAL, O.OPERATOR_RELEASE),
+    ),
+    **_rows(
+        S.UNHEALTHY,
+        _LEAVES
+        | {
+            O.LINK_UP: Row(S.HEALTHY),
+            O.LINK_UP_ON_PROBATION: Row(S.PROBATION, (A.PROBE_SOON,)),
+            O.LINK_UP_IN_QUARANTINE: Row(S.QUARANTINED),
+            O.PROBE_OK: Row(S.HEALTHY),
+            O.PROBE_OK_ON_PROBATION: Row(S.PROBATION, (A.PROBE_SOON,)),
+        },
+        # It told the truth, and whatever fails meanwhile is what it told of.
+        ignored=(O.BEAT, *_PROBES, *_CALLS, O.CANNOT_DIAL, O.HOST_ANSWERS, O.OPERATOR_RELEASE),
     ),
     **_rows(
         S.QUARANTINED,
@@ -197,6 +216,7 @@ TABLE: dict[tuple[State, Observation], Row] = {
             O.LINK_UP_ON_PROBATION: Row(S.PROBATION, (A.PROBE_SOON,)),
             O.BEAT_MISSED: Row(S.SUSPECT, (A.PROBE_SOON,)),
             O.CONDEMNED: Row(S.QUARANTINED),
+            O.SAYS_UNHEALTHY: Row(S.UNHEALTHY, (A.PROBE_SOON,)),
             O.PROVEN: Row(S.HEALTHY),
         },
         ignored=(O.BEAT, *_PROBES, *_CALLS, O.CANNOT_DIAL, O.HOST_ANSWERS, O.OPERATOR_RELEASE),

@@ -27,9 +27,12 @@ O, S = Observation, State  # noqa: E741
 PAIRS = list(itertools.product(State, Observation))
 INFERRED_WHERE = {
     O.LINK_UP_ON_PROBATION: set(S) - {S.HEALTHY},
-    O.LINK_UP_IN_QUARANTINE: {S.JOINING, S.UNREACHABLE, S.GONE, S.QUARANTINED, S.DRAINING},
+    O.LINK_UP_IN_QUARANTINE: {
+        *(S.JOINING, S.UNREACHABLE, S.GONE, S.UNHEALTHY, S.QUARANTINED, S.DRAINING),
+    },
     O.LINK_UP_ON_DRAIN: {S.JOINING, S.UNREACHABLE, S.GONE, S.DRAINING},
     O.BEAT_ON_PROBATION: {S.SUSPECT, S.STALLED},
+    O.PROBE_OK_ON_PROBATION: {S.UNHEALTHY},
     O.BEAT_MISSED: {S.HEALTHY, S.PROBATION, S.QUARANTINED},
     O.SILENCE: set(LINKED),
     O.LOST_IN_OWN_PAUSE: set(S),
@@ -80,8 +83,17 @@ def test_every_state_can_be_entered() -> None:
 
 
 def test_only_proof_a_link_a_beat_or_the_operator_makes_a_worker_healthy() -> None:
-    ways = {seen for (state, seen), row in TABLE.items() if row.next is S.HEALTHY is not state}
-    assert ways == {O.LINK_UP, O.BEAT, O.PROVEN, O.OPERATOR_RELEASE}
+    """And its own word, where nothing but its own word was against it."""
+    ways = {(state, seen) for (state, seen), row in TABLE.items() if row.next is S.HEALTHY is not state}
+    assert {seen for _, seen in ways} == {O.LINK_UP, O.BEAT, O.PROVEN, O.OPERATOR_RELEASE, O.PROBE_OK}
+    assert {state for state, seen in ways if seen is O.PROBE_OK} == {S.UNHEALTHY}
+
+
+def test_no_worker_is_punished_for_saying_that_it_is_unhealthy() -> None:
+    after = {state: TABLE[state, O.SAYS_UNHEALTHY].next for state in State}
+    assert {state for state in State if after[state] is S.QUARANTINED} == {S.QUARANTINED}
+    assert step(S.UNHEALTHY, O.PROBE_FAILED).next is S.UNHEALTHY
+    assert (S.UNHEALTHY, O.CONDEMNED) not in TABLE
 
 
 def test_a_quarantined_worker_is_never_freed_by_what_it_does_itself() -> None:

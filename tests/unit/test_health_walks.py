@@ -66,7 +66,7 @@ class Walk:
         self.take(self.monitor.tick(self.now, 0.0), None)
 
     def see(self, name: str, seen: Observation, *, busy: bool = False) -> None:
-        if seen in (O.PROBE_OK, O.PROBE_FAILED, O.PROBE_SLOW):
+        if seen in (O.PROBE_OK, O.PROBE_FAILED, O.PROBE_SLOW, O.SAYS_UNHEALTHY):
             self.probes.pop(name, None)
         if seen is O.LINK_UP:
             self.probes.pop(name, None)  # what the old link was asked, the new one may be asked again

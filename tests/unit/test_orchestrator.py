@@ -996,16 +996,36 @@ def test_errors_of_the_handler_are_the_answer_and_say_nothing_of_its_health(tmp_
     story(told, tmp_path)
 
 
-def test_rack_that_says_that_it_is_not_healthy_is_quarantined_and_returns(tmp_path: Path) -> None:
+def test_rack_that_says_that_it_is_not_healthy_is_left_alone_and_returns_at_once(tmp_path: Path) -> None:
+    """However often it was unhealthy, and for however long: its own word is no verdict."""
+
     async def told(mesh: Mesh) -> None:
         rack = await mesh.rack("r1")
         await mesh.see(r1="healthy")
-        sick = {"healthy": False, "reason": "the GPU is too hot"}
+        sick: dict[str, Any] = {}
         rack.respond("getHealth", lambda _: sick)
+        for times in range(5):
+            sick.update({"healthy": False, "reason": f"the GPU is too hot: {times}"})
+            await mesh.see(r1="unhealthy", within=8.0)
+            with pytest.raises(errors.NoWorkersAvailable):
+                await mesh.infer()
+            await asyncio.sleep(100.0)
+            (shown,) = (await mesh.ask("listWorkers"))["workers"]
+            assert (shown["state"], shown["cause"]) == ("unhealthy", f"the GPU is too hot: {times}")
+            sick["healthy"] = True
+            await mesh.see(r1="healthy", within=2.0)
+            assert await mesh.asked() == {"r1"}
+
+    story(told, tmp_path)
+
+
+def test_rack_that_does_not_say_how_it_is_has_failed_its_probe(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        rack = await mesh.rack("r1")
+        await mesh.see(r1="healthy")
+        rack.respond("getHealth", lambda _: {"healthy": "perhaps"})
         await mesh.see(r1="quarantined", within=15.0)
         assert any("probes failed" in facts["cause"] for facts in mesh.facts("worker.state"))
-        sick["healthy"] = True
-        await mesh.see(r1="healthy", within=60.0)
 
     story(told, tmp_path)
 
