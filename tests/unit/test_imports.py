@@ -74,6 +74,7 @@ PURE = (
     "racks/openai_models.py",
     "racks/openai_stream.py",
     "racks/origin.py",
+    "racks/openai_replies.py",
     "racks/sim_script.py",
     "racks/sse.py",
 )
