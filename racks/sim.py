@@ -6,30 +6,49 @@ from: a settings section, `describe`, `infer`. Faults are set for the whole rack
 
     {"prompt": "hello", "sim": {"latency": 500, "fail": "out of memory"}}
 
-Every answer says that it is simulated. Which requests fail or hang follows from the seed and the
-rack's name, so a run can be repeated.
+Bodies of OpenAI's clients may carry the same field `sim`, and are answered in OpenAI's shapes. Every raw
+answer says that it is simulated. Which requests fail or hang follows from the seed and the rack's name, so
+a run can be repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Literal
 
 from msgspec import field
 
-from wrk_base import contract, errors
+from wrk_base import clock, contract, errors
 from wrk_base.config import Section, count, ms, says, share
 from wrk_base.rack import Rack
-from wrk_base.rpc.request import Final
+from wrk_base.rpc import wire
+from wrk_base.rpc.request import Final, Packed
 from wrk_base.worker import WorkerContext
 
-from .sim_script import HOUR, MAX_WORDS, Script, Seed, read_input, text, tokens
+from . import sim_openai, sim_vectors
+from .openai_replies import ID_BITS
+from .prefix_cache import PrefixCache
+from .sim_request import Asked, Given, read_raw
+from .sim_script import HOUR, MAX_WORDS, Script, Seed
 
 CRASH_STATUS = 70  # os.EX_SOFTWARE, which not every system has
+MAX_DIMENSIONS = 65_536  # beyond any model's
+
+READERS: dict[str, Callable[[Any], Asked]] = {
+    "raw": read_raw,
+    "chat": sim_openai.read_chat,
+    "completion": sim_openai.read_completion,
+    "response": sim_openai.read_response,
+    "embedding": sim_vectors.read_vectors,
+    "rerank": sim_vectors.read_ranking,
+}
+"""Task -> what reads its requests."""
+
+FACTS = contract.ModelFacts(capabilities=["chat", "completion", "responses", "embeddings", "rerank"])
 
 
 class SimSettings(Section, frozen=True):
@@ -48,6 +67,11 @@ class SimSettings(Section, frozen=True):
     seed: Annotated[Seed, says("Seeds the words of the answers, and the chances.")] = 0
     words: Annotated[int, count(0, MAX_WORDS, "Words in an answer.")] = 8
     interval: Annotated[float, ms(0, HOUR, "Pause between the words of a stream.")] = 0
+    dimensions: Annotated[int, count(1, MAX_DIMENSIONS, "Numbers in a vector.")] = 64
+    prefill_time: Annotated[float, ms(0, HOUR, "Added to the latency for 1,000 characters of a prompt.")] = 0
+    prefix_cache: Annotated[
+        int, count(0, 1_000_000, "Blocks of 64 characters of prompts that it remembers; 0: none.")
+    ] = 0
     load_time: Annotated[float, ms(0, HOUR, "How long it pretends to load its models.")] = 0
 
 
@@ -62,11 +86,18 @@ class SimRack(Rack):
         super().__init__(context)
         self.chance = Random(f"{self.options.seed} {context.rack}")
         self.requests = 0
+        self.prefixes = PrefixCache(self.options.prefix_cache)
+        self._facts = dict.fromkeys(self.options.models, FACTS)
 
     def describe(self) -> contract.Description:
         o = self.options
         return contract.Description(
-            models=o.models, tags=o.tags, max_concurrent=o.capacity, labels=o.labels, weight=o.weight
+            models=o.models,
+            tags=o.tags,
+            max_concurrent=o.capacity,
+            labels=o.labels,
+            weight=o.weight,
+            facts=self._facts,
         )
 
     async def open(self) -> None:
@@ -74,35 +105,50 @@ class SimRack(Rack):
 
     async def infer(
         self, model_id: str, input_data: Any, options: contract.Options
-    ) -> AsyncIterator[dict[str, Any] | Final]:
-        """Streams `{index, text}` word by word; the final value is the whole answer."""
-        request = read_input(input_data)
-        script = request.sim
+    ) -> AsyncIterator[dict[str, Any] | Packed | Final]:
+        """Streams word by word, raw as `{index, text}`; the final value is the whole answer."""
+        asked = read(options.task, input_data)
         self.requests += 1
-        fate = cast_lots(script, self.options, self.requests, self.chance)
-        await asyncio.sleep(fate.delay)
+        cached = self.prefixes.take(asked.prompt)
+        fate = cast_lots(asked.sim, self.options, self.requests, self.chance)
+        await asyncio.sleep(fate.delay + prefill_seconds(len(asked.prompt) - cached, self.options))
         if fate.outcome == "crash":
             self.crash()
         if fate.outcome == "hang":
             await asyncio.Event().wait()  # until the deadline, or the caller, ends it
         if fate.outcome == "failure":
             raise errors.Internal(f"simulated failure: {fate.reason}")
-        words = self.options.words if script.words is None else script.words
-        seed = self.options.seed if script.seed is None else script.seed
-        interval = self.options.interval if script.interval is None else script.interval
-        for index, token in enumerate(tokens(request.prompt, seed, words, script.index), script.index):
-            if interval and index > script.index:
+        reply = asked.reply(self._given(model_id, asked.sim, cached))
+        for item in reply.opening:
+            yield packed(item)
+        interval = self.options.interval if asked.sim.interval is None else asked.sim.interval
+        for number, item in enumerate(reply.pieces):
+            if interval and number:
                 await asyncio.sleep(interval / 1000)
-            yield {"index": index, "text": token}
-        yield Final(
-            {
-                "simulated": True,
-                "model": model_id,
-                "text": text(request.prompt, seed, words, script.index),
-                "index": script.index,
-                "worker": self.identity.worker_id,
-            }
+            yield packed(item)
+        for item in reply.closing:
+            yield packed(item)
+        yield Final(reply.whole)
+
+    def _given(self, model_id: str, script: Script, cached: int) -> Given:
+        o = self.options
+        return Given(
+            model=model_id,
+            worker=self.identity.worker_id,
+            created=clock.wall_ms() // 1000,
+            bits=self.context.rng.getrandbits(ID_BITS),
+            seed=o.seed if script.seed is None else script.seed,
+            words=o.words if script.words is None else script.words,
+            dimensions=o.dimensions,
+            cached=cached,
         )
+
+    def stats(self) -> dict[str, Any]:
+        """With blocks of prompts: how many came, and how many of them were remembered."""
+        return {
+            **super().stats(),
+            "prefixCache": {"hits": self.prefixes.hits, "asked": self.prefixes.asked},
+        }
 
     def crash(self) -> None:
         """Die as a process does that ran out of memory: no goodbye, nothing closed."""
@@ -131,3 +177,22 @@ def cast_lots(script: Script, settings: SimSettings, number: int, chance: Random
     if script.fail or failure < settings.failure_rate:
         return Fate("failure", delay, script.fail if isinstance(script.fail, str) else "as told")
     return Fate("answer", delay)
+
+
+def read(task: str, input_data: Any) -> Asked:
+    """Raises `BadRequest` with the field."""
+    reader = READERS.get(task)
+    if reader is None:
+        text = f"options.task: {task!r} is not served here; {', '.join(READERS)} are"
+        raise errors.BadRequest(text, data={"field": "options.task"})
+    return reader(input_data)
+
+
+def prefill_seconds(characters: int, settings: SimSettings) -> float:
+    """How long it takes to read so much of a prompt."""
+    return characters / 1000 * settings.prefill_time / 1000
+
+
+def packed(item: Any) -> Any:
+    """Bytes are events, which travel as they are."""
+    return Packed(wire.OCTETS, item) if type(item) is bytes else item

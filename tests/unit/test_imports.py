@@ -75,8 +75,14 @@ PURE = (
     "racks/openai_stream.py",
     "racks/origin.py",
     "racks/openai_replies.py",
+    "racks/openai_response.py",
+    "racks/openai_texts.py",
+    "racks/prefix_cache.py",
+    "racks/sim_openai.py",
+    "racks/sim_request.py",
     "racks/sim_script.py",
     "racks/sse.py",
+    "racks/sim_vectors.py",
 )
 NOT_IN_PURE = {
     *("asyncio", "threading", "multiprocessing", "subprocess", "socket", "zmq", "zeroconf"),
