@@ -13,21 +13,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import islice
+from typing import Generic, TypeVar
 
 from wrk_base import errors
 
 Vector = list[float]
-Encode = Callable[[list[str]], Sequence[Vector]]
+Made = TypeVar("Made")
+"""What the encoder makes of one text: a vector, or more."""
+
+Encode = Callable[[list[str]], Sequence[Made]]
 
 
-class _Job:
+class _Job(Generic[Made]):
     """One request: its texts, the vectors so far, and the future that its waiter awaits."""
 
-    def __init__(self, texts: Sequence[str], done: asyncio.Future[list[Vector]]) -> None:
+    def __init__(self, texts: Sequence[str], done: asyncio.Future[list[Made]]) -> None:
         self.done = done
         self._texts = iter(texts)
         self._left = len(texts)
-        self._vectors: list[Vector] = []
+        self._vectors: list[Made] = []
 
     def take(self, most: int) -> list[str]:
         texts = list(islice(self._texts, most))
@@ -38,7 +42,7 @@ class _Job:
     def wants_more(self) -> bool:
         return self._left > 0 and not self.done.done()
 
-    def give(self, vectors: Sequence[Vector]) -> None:
+    def give(self, vectors: Sequence[Made]) -> None:
         self._vectors += vectors
         if not self._left and not self.done.done():
             self.done.set_result(self._vectors)
@@ -48,24 +52,24 @@ class _Job:
             self.done.set_exception(error)
 
 
-class Batcher:
+class Batcher(Generic[Made]):
     """Calls `encode` in `executor` with at most `max_batch` texts, for as many requests as that holds."""
 
-    def __init__(self, encode: Encode, executor: Executor, max_batch: int) -> None:
+    def __init__(self, encode: Encode[Made], executor: Executor, max_batch: int) -> None:
         self._encode, self._executor, self._max_batch = encode, executor, max_batch
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[_Job[Made]] = deque()
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
         self.batches = 0
 
-    async def encode(self, texts: Sequence[str]) -> list[Vector]:
+    async def encode(self, texts: Sequence[str]) -> list[Made]:
         """One vector a text. Raises what the encoder raised; cancelled, its waiting texts are dropped."""
         if self._closed:
             raise _closing()
         if not texts:
             return []
         loop = asyncio.get_running_loop()
-        job = _Job(texts, loop.create_future())
+        job: _Job[Made] = _Job(texts, loop.create_future())
         self._waiting.append(job)
         if self._runner is None or self._runner.done():
             # A task, not a direct call: whatever else arrived in this tick still joins the first batch.
@@ -91,9 +95,9 @@ class Batcher:
             if self._closed:
                 self._refuse_waiting()
 
-    def _next_batch(self) -> list[tuple[_Job, list[str]]]:
+    def _next_batch(self) -> list[tuple[_Job[Made], list[str]]]:
         """Who takes part, with which texts, in the order of arrival."""
-        batch: list[tuple[_Job, list[str]]] = []
+        batch: list[tuple[_Job[Made], list[str]]] = []
         room = self._max_batch
         while room and self._waiting:
             job = self._waiting.popleft()
@@ -104,7 +108,7 @@ class Batcher:
             batch.append((job, texts))
         return batch
 
-    async def _run_batch(self, batch: list[tuple[_Job, list[str]]]) -> None:
+    async def _run_batch(self, batch: list[tuple[_Job[Made], list[str]]]) -> None:
         texts = [text for _, share in batch for text in share]
         try:
             vectors = await asyncio.get_running_loop().run_in_executor(self._executor, self._encode, texts)

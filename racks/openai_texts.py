@@ -60,8 +60,7 @@ def read_embedding(body: Any) -> ToEmbed:
     given = [found.input] if isinstance(found.input, str) else found.input
     texts = [text for text in given if isinstance(text, str)]
     if len(texts) < len(given):
-        text = "body: input: numbers of tokens are of another model's making: send the text"
-        raise errors.BadRequest(text, data={"field": "input"})
+        raise refusal("input", "numbers of tokens are of another model's making: send the text")
     return ToEmbed(texts, found.dimensions, found.encoding_format or "float")
 
 
@@ -69,3 +68,8 @@ def read_rerank(body: Any) -> ToRank:
     found = contract.parse(RerankBody, body, what="body")
     documents = [given if isinstance(given, str) else given.text for given in found.documents]
     return ToRank(found.query, documents, found.top_n, documents if found.return_documents else None)
+
+
+def refusal(field: str, why: str) -> errors.BadRequest:
+    """Of a body that can be read and not be served."""
+    return errors.BadRequest(f"body: {field}: {why}", data={"field": field})

@@ -19,8 +19,8 @@ from wrk_base import contract
 
 from . import openai_replies as replies
 from . import openai_response
-from .openai_texts import Positive
-from .sim_request import Asked, Given, Reply, Scripted, refusal
+from .openai_texts import Positive, refusal
+from .sim_request import Asked, Given, Reply, Scripted
 from .sim_script import tokens
 
 MAX_STOPS = 64  # each is searched for in up to 10,000 words: together about a millisecond

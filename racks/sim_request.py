@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from wrk_base import errors
-
 from .sim_script import Script, read_input, tokens
 
 
@@ -53,10 +51,6 @@ class Scripted(msgspec.Struct, frozen=True, kw_only=True):
     """A body of OpenAI's with the field `sim` beside its own."""
 
     sim: Script = Script()
-
-
-def refusal(field: str, why: str) -> errors.BadRequest:
-    return errors.BadRequest(f"body: {field}: {why}", data={"field": field})
 
 
 def read_raw(input_data: Any) -> Asked:

@@ -15,8 +15,8 @@ from typing import Any
 from wrk_base import contract
 
 from . import openai_replies as replies
-from .openai_texts import ToEmbed, ToRank, read_embedding, read_rerank
-from .sim_request import Asked, Given, Reply, Scripted, refusal
+from .openai_texts import ToEmbed, ToRank, read_embedding, read_rerank, refusal
+from .sim_request import Asked, Given, Reply, Scripted
 
 MAX_NUMBERS = 1_000_000  # of all vectors of one answer: some 0.2 s in which the rack says nothing else
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import struct
+from base64 import b64decode
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types import CreateEmbeddingResponse
 
 from tests.fakes.aio import run
 from tests.fakes.processes import START_S, ProcessHandle, client, spawn_worker, start_worker, wait_until
@@ -23,6 +26,8 @@ MODEL = "all-minilm-l6-v2"
 RACK = ("--wtype", "racks.embeddings:EmbeddingsRack")
 SMALL_MESSAGES = 524_288
 """The least that `rpc.maxMessageSize` may be: 150 vectors of 384 numbers fit, 151 do not."""
+SMALL_BODIES = 1_048_576
+"""The least that `rpc.maxBody` may be: 108 vectors of 384 numbers in JSON fit, 109 do not."""
 
 SLOW = """\
 import threading
@@ -44,7 +49,8 @@ needs_model = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessHandle]:
-    flags = ("--rack", "e1", "--rpc.maxMessageSize", str(SMALL_MESSAGES), "--maxConcurrent", "200")
+    small = ("--rpc.maxMessageSize", str(SMALL_MESSAGES), "--rpc.maxBody", str(SMALL_BODIES))
+    flags = ("--rack", "e1", "--maxConcurrent", "200", *small)
     # Whoever reaches for the hub in spite of the files on this disk fails here.
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:1"}
     with start_worker([*RACK, *flags], tmp_path_factory.mktemp("embeddings"), env=nowhere) as handle:
@@ -64,6 +70,11 @@ def embed(rack: ProcessHandle, input_data: Any) -> dict[str, Any]:
     return dict(answer["result"])
 
 
+def openai(rack: ProcessHandle, task: str, body: Any) -> dict[str, Any]:
+    request = {"modelId": MODEL, "inputData": {"model": MODEL, **body}, "options": {"task": task}}
+    return dict(ask(rack, "runInference", request)["result"])
+
+
 def cosine(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
 
@@ -74,6 +85,7 @@ def test_it_says_what_it_offers(rack: ProcessHandle) -> None:
     assert (info["models"], info["tags"]) == ([MODEL], ["embeddings"])
     assert info["labels"] == {"dimensions": "384", "device": "cpu"}
     assert info["capacity"] == {"maxConcurrent": 200}
+    assert info["facts"] == {MODEL: {"capabilities": ["embeddings", "rerank"], "contextLength": 256}}
 
 
 @needs_model
@@ -117,6 +129,64 @@ def test_more_texts_than_an_answer_can_carry_are_refused_before_any_work(rack: P
     assert len(embed(rack, ["a"] * 150)["embeddings"]) == 150
     with pytest.raises(errors.BadRequest, match="at most 150 fit"):
         embed(rack, ["a"] * 151)
+
+
+@needs_model
+def test_openais_clients_get_the_same_vectors_in_their_shape(rack: ProcessHandle) -> None:
+    texts = ["A cat sleeps on the sofa.", "The train to Lisbon leaves at nine."]
+    answer = CreateEmbeddingResponse.model_validate(openai(rack, "embedding", {"input": texts}))
+    raw = embed(rack, texts)["embeddings"]
+    assert (answer.object, answer.model) == ("list", MODEL)
+    assert [found.index for found in answer.data] == [0, 1]
+    assert [found.embedding for found in answer.data] == [pytest.approx(vector, abs=1e-6) for vector in raw]
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (19, 19)
+
+
+@needs_model
+def test_openais_python_client_gets_the_bytes_that_it_asks_for(rack: ProcessHandle) -> None:
+    body = {"input": "A cat sleeps on the sofa.", "dimensions": 384, "encoding_format": "base64"}
+    (found,) = openai(rack, "embedding", body)["data"]
+    (vector,) = embed(rack, body["input"])["embeddings"]
+    assert struct.unpack("<384f", b64decode(found["embedding"])) == pytest.approx(vector, abs=1e-6)
+
+
+@needs_model
+def test_documents_are_ranked_by_their_likeness_to_the_query(rack: ProcessHandle) -> None:
+    documents = ["Stir the flour into the butter.", "A kitten naps on the couch.", "Shares fell on Monday."]
+    query = "A cat sleeps on the sofa."
+    answer = openai(rack, "rerank", {"query": query, "documents": documents, "top_n": 2})
+    best, second = answer["results"]
+    asked, *vectors = embed(rack, [query, *documents])["embeddings"]
+    assert best == {"index": 1, "relevance_score": pytest.approx(cosine(asked, vectors[1]), abs=1e-5)}
+    assert best["relevance_score"] > 0.5 > second["relevance_score"]
+    assert answer["usage"]["total_tokens"] > 20
+    shown = openai(rack, "rerank", {"query": query, "documents": documents, "return_documents": True})
+    assert shown["results"][0]["document"] == {"text": documents[1]}
+
+
+@needs_model
+@pytest.mark.parametrize(
+    ("task", "body", "field"),
+    [
+        ("embedding", {"input": [[1, 2]]}, "input"),
+        ("embedding", {"input": []}, "input"),
+        ("embedding", {"input": ["a"] * 109}, "input"),
+        ("embedding", {"input": "a", "dimensions": 100}, "dimensions"),
+        ("rerank", {"query": "a"}, "documents"),
+        ("chat", {"messages": [{"role": "user", "content": "hello"}]}, "options.task"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_its_field(
+    rack: ProcessHandle, task: str, body: Any, field: str
+) -> None:
+    with pytest.raises(errors.BadRequest) as refused:
+        openai(rack, task, body)
+    assert refused.value.data == {"field": field}
+
+
+@needs_model
+def test_as_many_texts_are_embedded_as_fit_into_an_answer(rack: ProcessHandle) -> None:
+    assert len(openai(rack, "embedding", {"input": ["a"] * 108})["data"]) == 108
 
 
 @needs_model

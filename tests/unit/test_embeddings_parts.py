@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from racks.embeddings import find_model, in_daemon_thread, read_texts
+from racks.embeddings import context_of, cosine, count_tokens, find_model, in_daemon_thread, read_texts
 from tests.fakes.aio import run
 from wrk_base import errors
 
@@ -84,3 +86,39 @@ def test_a_load_can_be_given_up_and_may_end_when_it_likes() -> None:
         await asyncio.to_thread(threads[0].join)  # an error in there would fail this test
 
     run(story())
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1.0, 0.0], [2.0, 0.0], 1.0),
+        ([1.0, 0.0], [0.0, 3.0], 0.0),
+        ([1.0, 1.0], [-2.0, -2.0], -1.0),
+        ([3.0, 4.0], [4.0, 3.0], 0.96),
+        ([0.0, 0.0], [1.0, 0.0], 0.0),
+    ],
+)
+def test_likeness_is_the_cosine_whatever_the_lengths(a: list[float], b: list[float], expected: float) -> None:
+    assert cosine(a, b) == pytest.approx(expected)
+
+
+class Splitter:
+    """A tokenizer of either kind: of transformers (called), or of models that only look words up."""
+
+    def encode_batch(self, texts: list[str], *, add_special_tokens: bool) -> list[SimpleNamespace]:
+        assert not add_special_tokens
+        return [SimpleNamespace(ids=text.split()) for text in texts]
+
+
+class CallableSplitter(Splitter):
+    def __call__(self, texts: list[str], *, truncation: bool, max_length: int) -> dict[str, list[list[str]]]:
+        assert truncation
+        return {"input_ids": [text.split()[:max_length] for text in texts]}
+
+
+def test_tokens_are_counted_as_far_as_the_model_reads() -> None:
+    reading = SimpleNamespace(tokenizer=CallableSplitter(), max_seq_length=2)
+    looking_up = SimpleNamespace(tokenizer=Splitter(), max_seq_length=inf)
+    assert count_tokens(reading, ["a", "a b c d"]) == [1, 2]
+    assert count_tokens(looking_up, ["a", "a b c d"]) == [1, 4]
+    assert [context_of(model) for model in (reading, looking_up)] == [2, 0]
