@@ -63,6 +63,10 @@ class Rack(Worker):
 
         A coroutine function returns it whole. An async generator streams it item by item and ends with
         `yield Final(value)`: the whole, for callers who do not stream.
+
+        `options.task` says what is wanted: `raw` is anything that rack and caller agree on; `chat`,
+        `completion`, `embedding`, `rerank` and `response` bring the body of OpenAI's endpoint, and want its
+        object, or its chunks as items. `racks/openai_replies.py` makes them.
         """
 
     async def serve(self, request: Request, head: contract.InferenceHead) -> None:

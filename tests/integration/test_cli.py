@@ -175,6 +175,21 @@ def test_the_input_may_come_from_a_file_from_standard_input_or_as_json(mesh: Mes
     assert len(three.out.split()) == 3
 
 
+def test_a_text_becomes_what_the_task_wants(mesh: Mesh) -> None:
+    plain = mesh.wrk("infer", "m1", "hello").out
+    for task in ("chat", "completion", "response"):
+        assert mesh.wrk("infer", "m1", "hello", "--task", task).out == plain
+    answer = mesh.wrk("infer", "m1", "hello", "--task", "embedding", "--json").json
+    assert len(answer["result"]["data"]) == 1
+    documents = json.dumps({"query": "a", "documents": ["b", "a"]})
+    ranked = mesh.wrk("infer", "m1", documents, "--input-json", "--task", "rerank", "--json").json
+    assert [found["index"] for found in ranked["result"]["results"]] == [1, 0]
+    for task, advice in (("rerank", "--input-json"), ("speech", "there are raw, chat,")):
+        ran = mesh.wrk("infer", "m1", "hello", "--task", task)
+        assert ran.code == 2
+        assert advice in ran.err
+
+
 def test_an_unknown_model_is_refused_with_those_that_exist(mesh: Mesh) -> None:
     line = mesh.wrk("infer", "m9", "hello").refused()
     assert line.startswith("wrk: ERR_NO_WORKERS_AVAILABLE: model m9")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -113,6 +114,23 @@ def test_an_answer_is_its_text_if_it_has_one() -> None:
     assert render.answer_text("hello") == "hello"
     assert render.answer_text({"embeddings": [[1.0]]}) == '{"embeddings":[[1.0]]}'
     assert render.answer_text({"text": 7}) == '{"text":7}'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}}]},
+        {"choices": [{"index": 0, "text": "hello"}, {"index": 1, "text": "another"}]},
+        {"output": [{"type": "reasoning"}, {"type": "message", "content": [{"text": "hello"}]}]},
+    ],
+)
+def test_of_an_answer_in_the_shape_of_openai_the_text_is_shown(answer: Any) -> None:
+    assert render.answer_text(answer) == "hello"
+
+
+@pytest.mark.parametrize("answer", [{"choices": []}, {"choices": [{"message": {"content": None}}]}])
+def test_one_without_a_text_is_shown_whole(answer: Any) -> None:
+    assert json.loads(render.answer_text(answer)) == answer
 
 
 def test_who_answered_is_told_and_whether_it_was_simulated() -> None:

@@ -19,7 +19,7 @@ from wrk_base.errors import StartError
 
 from . import keys, membership
 from .asking import Where, ask, failed, find, in_session
-from .inputs import parse_json, read_input
+from .inputs import body_of, parse_json, read_input
 from .plain import json_text
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def infer(
 ) -> None:
     """Have a model answer one request."""
     read = read_input(text)
-    request = {"modelId": model, "inputData": parse_json(read, "INPUT") if input_json else read}
+    given = parse_json(read, "INPUT") if input_json else body_of(read, task, model)
+    request = {"modelId": model, "inputData": given}
 
     async def work(session: Session) -> tuple[dict[str, Any], float]:
         endpoint = await find(session, peer, QUICK_SECONDS)

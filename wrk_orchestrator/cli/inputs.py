@@ -32,6 +32,23 @@ def parse_json(text: str, what: str) -> Any:
         raise typer.BadParameter(f"{what} is not valid JSON: {error}") from None
 
 
+def body_of(text: str, task: str, model: str) -> Any:
+    """The text as the input of a task: OpenAI's body, or for task raw the text itself."""
+    match task:
+        case "raw":
+            return text
+        case "chat":
+            return {"model": model, "messages": [{"role": "user", "content": text}]}
+        case "completion":
+            return {"model": model, "prompt": text}
+        case "embedding" | "response":
+            return {"model": model, "input": text}
+        case "rerank":
+            example = '{"query": "...", "documents": ["...", "..."]}'
+            raise typer.BadParameter(f"--task rerank has more than one text: --input-json '{example}'")
+    raise typer.BadParameter(f"--task {task}: there are raw, chat, completion, embedding, rerank, response")
+
+
 def is_address(peer: str) -> bool:
     """Whether `tcp://host:port` was meant, not an id."""
     return "://" in peer

@@ -127,8 +127,13 @@ def balance_table(workers: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def answer_text(result: Any) -> str:
     """An inference result: its text if it has one, else JSON. A pipe gets the text as it came."""
-    if isinstance(result, dict) and isinstance(result.get("text"), str):
-        result = result["text"]
+    match result:
+        case {"text": str(said)}:
+            result = said
+        case {"choices": [{"message": {"content": str(said)}}, *_] | [{"text": str(said)}, *_]}:
+            result = said
+        case {"output": [*_, {"content": [{"text": str(said)}, *_]}]}:
+            result = said
     text = result if isinstance(result, str) else json_text(result)
     return printable(text, keep="\n\t") if sys.stdout.isatty() else text
 
