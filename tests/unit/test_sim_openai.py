@@ -292,6 +292,8 @@ def test_a_text_has_a_direction_of_its_own_on_every_rack() -> None:
     assert first == again == vector("a cat", 0, 64)
     assert math.hypot(*first) == pytest.approx(1)
     assert abs(sum(x * y for x, y in zip(first, other, strict=True))) < 0.5
+    (seeded,) = ask("embedding", {"input": "a cat", "sim": {"seed": 1}})["data"]
+    assert seeded["embedding"] == vector("a cat", 1, 64) != first
 
 
 def test_vectors_have_as_many_numbers_as_the_rack_or_the_request_says() -> None:
