@@ -3,8 +3,10 @@
 Every strategy picks with as many calls in flight as there are workers, so that loads differ and
 workers are met in no order that a cache would like. The limit is 3 x a plain pick among 10, and 10 us.
 "filter" asks for a tag, a label and a capacity that all have, "new filter" for what no request has asked
-for before. A figure is CPU time, the median of rounds in which all cells take turns: what else the
-machine does meets all of them alike.
+for before. Strategies that look at more are measured with it too: a session or a prompt of 4 kB that is
+hashed anew for each pick, or the report of its load that each worker's answer brings. A figure is CPU
+time, the median of rounds in which all cells take turns: what else the machine does meets all of them
+alike.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import combinations, count
+from itertools import combinations, count, cycle
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -27,6 +29,7 @@ if __name__ == "__main__":  # started as a file, Python looks for modules in thi
 from benchmarks import beats, joining
 from benchmarks.report import Row, missed, show
 from wrk_base.contract import Requirements
+from wrk_orchestrator.affinity import Affinity
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.service_registry import ServiceRegistry
@@ -35,6 +38,8 @@ from wrk_orchestrator.strategies import STRATEGIES
 FEW, MANY = 10, 10_000
 ROUNDS, PICKS, NEW_FILTERS = 15, 1_000, 15
 MOST_TIMES, MOST_US, MOST_NEW_MS, MOST_REGISTER_S = 3.0, 10.0, 5.0, 2.0
+MOST_PROMPT_US = 40.0  # about what the whole of a request costs an orchestrator otherwise
+SESSIONS, PROMPTS, PROMPT_BYTES = 20_000, 64, 4096
 
 FEATURES = [f"feature{number}" for number in range(8)]
 FILTER = Requirements(capabilities=["gpu"], labels={"site": "a"}, min_capacity=4)
@@ -56,6 +61,8 @@ class Mesh:
         self.now = 0.0
         self.rng = Random(2)
         self._features = features()
+        kind = STRATEGIES[strategy]
+        self.hears, self.by_session, self.by_prompt = kind.hears, kind.by_session, kind.by_prompt
         self.join(WorkerRecord(worker_id="stranger", address="tcp://127.0.0.1:1", models=("other",)))
         for number in range(workers):
             self.join(worker(number))
@@ -72,6 +79,21 @@ class Mesh:
             now += 1e-4
             busy.append(pick("m", need, exclude, now))
             busy.popleft().done(True, now, 0.1)
+        self.now = now
+        return (thread_time() - started) / PICKS * 1e6
+
+    def guided_us(self, busy: deque[Lease], sessions: Iterator[str], prompts: Iterator[bytes]) -> float:
+        """The same with what the strategy looks at."""
+        balancer, now = self.balancer, self.now
+        started = thread_time()
+        for _ in range(PICKS):
+            now += 1e-4
+            affinity = Affinity(next(sessions), next(prompts))
+            busy.append(balancer.pick("m", None, (), now, affinity))
+            done = busy.popleft()
+            done.done(True, now, 0.1)
+            if self.hears:
+                balancer.report_load(done.worker.worker_id, 1, 8, now)
         self.now = now
         return (thread_time() - started) / PICKS * 1e6
 
@@ -140,11 +162,27 @@ def _picking(strategy: str) -> list[Row]:
     for case, cell in cells.items():
         value = median(cell.rounds)
         rows.append(Row(f"{strategy}, {MANY:,}{case}", value, "us", limit, value <= most))
+    if few.hears or few.by_session or few.by_prompt:
+        rows.append(_guided(strategy, many))
     fresh = median(many.new_filter_ms() for _ in range(NEW_FILTERS))
     return [
         *rows,
         Row(f"{strategy}, {MANY:,}, new filter", fresh, "ms", f"<= {MOST_NEW_MS:g} ms", fresh <= MOST_NEW_MS),
     ]
+
+
+def _guided(strategy: str, mesh: Mesh) -> Row:
+    sessions = cycle([f"session-{number}" for number in range(SESSIONS)])
+    prompts = cycle([mesh.rng.randbytes(PROMPT_BYTES) for _ in range(PROMPTS)])
+    busy: deque[Lease] = deque(
+        mesh.balancer.pick("m", None, (), mesh.now) for _ in range(len(mesh.registry) - 1)
+    )
+    value = median(mesh.guided_us(busy, sessions, prompts) for _ in range(ROUNDS))
+    for lease in busy:
+        lease.release()
+    what = "a session" if mesh.by_session else "a prompt" if mesh.by_prompt else "reports"
+    most = MOST_PROMPT_US if mesh.by_prompt else 2 * MOST_US if mesh.hears else MOST_US
+    return Row(f"{strategy}, {MANY:,}, {what}", value, "us", f"<= {most:g} us", value <= most)
 
 
 def _registering() -> Row:

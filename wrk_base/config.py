@@ -78,7 +78,17 @@ HostName = Annotated[
 FilePath = Annotated[
     str, Meta(pattern=r"^(\S([^\n]{0,4094}\S)?)?$(?!\n)", title="the path of a file, or nothing")
 ]
-Strategy = Literal["round-robin", "least-connections", "weighted", "random", "power-of-two", "peak-ewma"]
+Strategy = Literal[
+    "round-robin",
+    "least-connections",
+    "weighted",
+    "random",
+    "power-of-two",
+    "peak-ewma",
+    "prequal",
+    "consistent-hash",
+    "prefix-aware",
+]
 LogFormat = Literal["auto", "json", "pretty"]
 LogLevel = Literal["auto", "debug", "info", "warning", "error"]
 
@@ -219,6 +229,12 @@ class BalancingSettings(Section, frozen=True):
 
     latency_half_life: Annotated[int, ms(1, HOUR,
         "Half-life of a worker's latency average. Shorter follows changes; longer smooths.")] = 10_000
+    session_load_bound: Annotated[float, Meta(ge=1, le=100, description=
+        "Multiple of the mean load at which `consistent-hash` sends a session elsewhere. Lower is more even; "
+        "higher keeps more sessions where they are.")] = 1.25
+    prefix_load_gap: Annotated[int, count(0, 1_000_000,
+        "Requests that a worker which knows a prompt may have beyond the least loaded and still get it from "
+        "`prefix-aware`. Fewer is more even; more uses caches better.")] = 2
 
 
 class RoutingSettings(Section, frozen=True):
@@ -325,7 +341,8 @@ class Settings(Section, frozen=True):
         "machine. Nobody but members gets in, wherever it listens.")] = "auto"
     load_balancing_strategy: Annotated[Strategy, says(
         "How one of several workers is chosen. round-robin is even and predictable; the load-aware ones "
-        "suit uneven requests or machines; random needs no state.")] = "round-robin"
+        "suit uneven requests or machines; consistent-hash keeps sessions together, prefix-aware prompts "
+        "that begin alike.")] = "round-robin"
     health_check_interval: Annotated[int, ms(10, HOUR,
         "Period of the full health probe of each worker; shortened by itself for one in doubt. Shorter sees "
         "trouble sooner; longer costs workers less.")] = 5000

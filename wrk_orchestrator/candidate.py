@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .affinity import point
 from .records import WorkerRecord
+
+SIZE_OF_ONE = 1_000_000  # sizes are whole numbers, so that sums of them stay exact; the least is 1
 
 
 class Order(Protocol):
@@ -29,13 +32,16 @@ class Candidate:
         "failures",
         "foreign",
         "last_at",
+        "life",
         "limit",
         "load",
         "open",
         "own",
+        "point",
         "record",
         "requests",
         "room",
+        "size",
         "successes",
         "total_s",
         "turn",
@@ -47,6 +53,9 @@ class Candidate:
         self.record = record
         self.worker_id = record.worker_id
         self.weight = record.weight  # None unless set by hand
+        self.size = _size(record)  # what it can do, as far as it is known without measuring
+        self.life = (record.worker_id, record.epoch)
+        self.point = point(record.worker_id)  # its place on the circle of consistent hashing
         self.turn = turn  # grows with every pick: the lowest has waited longest
         self.own = 0  # leases that this process holds
         self.foreign = 0  # what others have running there, as far as the rack has said
@@ -94,6 +103,8 @@ class Candidate:
             self.capacity = None
         self.record = record
         self.weight = record.weight
+        self.size = _size(record)
+        self.life = (record.worker_id, record.epoch)
         self.settle()
 
     def count(self, ok: bool, elapsed_s: float) -> None:
@@ -116,3 +127,8 @@ class Candidate:
             "lastRequestTime": None if self.last_at is None else round(wall_ms_at_zero + self.last_at * 1000),
             "currentLoad": self.load,
         }
+
+
+def _size(record: WorkerRecord) -> int:
+    by_hand = record.weight
+    return max(1, round(SIZE_OF_ONE * (record.max_concurrent if by_hand is None else by_hand)))

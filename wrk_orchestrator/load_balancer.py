@@ -11,17 +11,19 @@ the registry returns is applied before the next pick.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wrk_base.contract import Requirements
 from wrk_base.errors import WrkError
 
+from .affinity import NO_AFFINITY, Affinity, Prompt
 from .candidate import Candidate
+from .explanation import explanation
 from .pools import Pool, Pools
-from .records import Changes, Joined, Updated, WorkerRecord
+from .records import Changes, Joined, Updated, Want, WorkerRecord
 from .refusals import refusal
 from .service_registry import ServiceRegistry
-from .strategies import STRATEGIES, Latencies
+from .strategies import DEFAULTS, STRATEGIES, Latencies, Tuning
 
 if TYPE_CHECKING:
     from random import Random
@@ -68,20 +70,32 @@ class Lease:
 
 
 class LoadBalancer:
-    """`strategy` is a name from `STRATEGIES`; `half_life_s`: how fast latency estimates forget."""
+    """`strategy` is a name from `STRATEGIES`."""
 
     def __init__(
-        self, registry: ServiceRegistry, strategy: str, rng: Random, half_life_s: float = 10.0
+        self, registry: ServiceRegistry, strategy: str, rng: Random, tuning: Tuning = DEFAULTS
     ) -> None:
         self.strategy = strategy
         self.leases = 0
         self._registry = registry
-        self._pools = Pools(registry, STRATEGIES[strategy], rng, half_life_s)
+        self._kind = STRATEGIES[strategy]
+        self._pools = Pools(registry, self._kind, rng, tuning)
         self._candidates = self._pools.candidates
         self._turn = 0
 
+    def affinity(self, session: str, prompt: Prompt) -> Affinity:
+        """What `pick` takes, made once for all attempts of a request; empty where nobody looks at it."""
+        if self._kind.by_session or self._kind.by_prompt:
+            return Affinity(session, prompt)
+        return NO_AFFINITY
+
     def pick(
-        self, model_id: str, requirements: Requirements | None, exclude: Collection[str], now: float
+        self,
+        model_id: str,
+        requirements: Requirements | None,
+        exclude: Collection[str],
+        now: float,
+        affinity: Affinity = NO_AFFINITY,
     ) -> Lease:
         """A lease on an open worker that meets `requirements` and whose id is not in `exclude`.
 
@@ -90,7 +104,7 @@ class LoadBalancer:
         """
         pool = self._pools.find(model_id, requirements)
         if pool is not None:
-            candidate = pool.strategy.choose(exclude, now)
+            candidate = pool.strategy.choose(exclude, now, affinity)
             if candidate is not None:
                 self._turn += 1
                 self.leases += 1
@@ -128,8 +142,26 @@ class LoadBalancer:
         candidate = self._candidates.get(worker_id)
         if candidate is not None:
             candidate.hear_load(in_flight, capacity)
+            if self._kind.hears:
+                self._pools.hear(candidate, now)
 
     # Figures.
+
+    def explain(
+        self,
+        model_id: str,
+        requirements: Requirements | None,
+        exclude: Collection[str],
+        now: float,
+        affinity: Affinity = NO_AFFINITY,
+    ) -> list[dict[str, Any]]:
+        """Who would be picked, likeliest first, and who would not and why; see explanation.py.
+
+        Changes nothing, and may take milliseconds with thousands of workers.
+        """
+        want, strategy = self._pools.look(model_id, requirements)
+        everybody = [self._candidates[worker_id] for worker_id in self._registry.matching(Want(model_id))]
+        return explanation(strategy, want, everybody, exclude, now, affinity)
 
     def limit(self, worker_id: str) -> int:
         candidate = self._candidates.get(worker_id)

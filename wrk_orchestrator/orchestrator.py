@@ -31,6 +31,7 @@ from .owners import Owners
 from .records import WorkerRecord
 from .routing import Question, Router, simulated
 from .service_registry import ServiceRegistry
+from .strategies import Tuning
 
 TICK_SECONDS = 0.25
 REGISTRATION = "registration"
@@ -52,7 +53,11 @@ class OrchestratorWorker(Worker):
             self.registry,
             settings.load_balancing_strategy,
             context.rng,
-            half_life_s=settings.balancing.latency_half_life / 1000,
+            Tuning(
+                half_life_s=settings.balancing.latency_half_life / 1000,
+                session_load_bound=settings.balancing.session_load_bound,
+                prefix_load_gap=settings.balancing.prefix_load_gap,
+            ),
         )
         self.health_monitor = HealthMonitor(_policy(context), context.rng)
         self.admission = Admission(settings.routing.queue_limit, settings.routing.queue_timeout / 1000)

@@ -18,7 +18,7 @@ from wrk_base.contract import Requirements
 from .candidate import Candidate
 from .records import Want, WorkerRecord
 from .service_registry import ServiceRegistry
-from .strategies import Latencies, Strategy
+from .strategies import Knowledge, Latencies, Prefixes, Probes, Strategy, Tuning
 
 if TYPE_CHECKING:
     from random import Random
@@ -63,24 +63,23 @@ class Pool:
 class Model:
     """What is kept per model that somebody serves and somebody has asked for."""
 
-    __slots__ = ("latencies", "pools")
+    __slots__ = ("knowledge", "pools")
 
-    def __init__(self, latencies: Latencies) -> None:
-        self.latencies = latencies
+    def __init__(self, knowledge: Knowledge) -> None:
+        self.knowledge = knowledge
         self.pools: dict[Key, Pool] = {}
 
 
 class Pools:
     """All candidates and the pools that they are in."""
 
-    def __init__(
-        self, registry: ServiceRegistry, kind: type[Strategy], rng: Random, half_life_s: float
-    ) -> None:
+    def __init__(self, registry: ServiceRegistry, kind: type[Strategy], rng: Random, tuning: Tuning) -> None:
         self.candidates: dict[str, Candidate] = {}
         self._registry = registry
         self._kind = kind
         self._rng = rng
-        self._half_life_s = half_life_s
+        self._tuning = tuning
+        self._prefixes = Prefixes()
         self._pools: OrderedDict[Key, Pool] = OrderedDict()  # least recently used first
         self._models: dict[str, Model] = {}
 
@@ -130,6 +129,27 @@ class Pools:
                 if pool.want.met_by(candidate.record):
                     pool.routable += change
 
+    def hear(self, candidate: Candidate, now: float) -> None:
+        """The worker said how it is."""
+        for name in candidate.record.models:
+            model = self._models.get(name)
+            if model is not None:
+                model.knowledge.probes.hear(candidate, now)
+
+    def look(self, model: str, requirements: Requirements | None) -> tuple[Want, Strategy]:
+        """What a request wants, and what would choose for it. Nothing changes."""
+        key = _key(model, requirements)
+        pool = self._pools.get(key)
+        if pool is not None:
+            return pool.want, pool.strategy
+        known = self._models.get(model)
+        knowledge = self._nothing_known(model) if known is None else known.knowledge
+        return _want(key), self._kind(self._rng, knowledge)
+
+    def _nothing_known(self, model: str) -> Knowledge:
+        latencies = Latencies(self._tuning.half_life_s, each=self._kind.learns)
+        return Knowledge(model, self._tuning, latencies, self._prefixes, Probes())
+
     def _pools_of(self, worker: WorkerRecord) -> Iterator[Pool]:
         for name in dict.fromkeys(worker.models):
             model = self._models.get(name)
@@ -137,11 +157,11 @@ class Pools:
                 yield from model.pools.values()
 
     def _build(self, key: Key) -> Pool:
-        want = Want(key) if isinstance(key, str) else Want(*key)
+        want = _want(key)
         model = self._models.get(want.model)
         if model is None:
-            model = self._models[want.model] = Model(Latencies(self._half_life_s, each=self._kind.learns))
-        pool = Pool(want, self._kind(self._rng, model.latencies), model.latencies)
+            model = self._models[want.model] = Model(self._nothing_known(want.model))
+        pool = Pool(want, self._kind(self._rng, model.knowledge), model.knowledge.latencies)
         pool.fill([self.candidates[worker_id] for worker_id in self._registry.matching(want)])
         self._pools[key] = model.pools[key] = pool
         self._evict()
@@ -161,7 +181,8 @@ class Pools:
             model = self._models.get(name)
             if model is None:
                 continue
-            model.latencies.forget(candidate)
+            model.knowledge.latencies.forget(candidate)
+            model.knowledge.probes.forget(candidate)
             if not self._registry.serves(name):
                 for key in model.pools:
                     del self._pools[key]
@@ -175,3 +196,7 @@ def _key(model: str, requirements: Requirements | None) -> Key:
     if not (tags or labels or capacity > 1):  # everybody takes one
         return model
     return (model, frozenset(tags), frozenset(labels.items()), capacity)
+
+
+def _want(key: Key) -> Want:
+    return Want(key) if isinstance(key, str) else Want(*key)

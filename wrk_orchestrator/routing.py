@@ -121,10 +121,11 @@ class Question:
 class Route:
     """A request under way: one attempt after the other until its asker was told an outcome."""
 
-    __slots__ = ("_asker", "_attempt", "_last", "_question", "_router", "_tried", "_waiting")
+    __slots__ = ("_affinity", "_asker", "_attempt", "_last", "_question", "_router", "_tried", "_waiting")
 
     def __init__(self, router: Router, question: Question, asker: Asker) -> None:
         self._router, self._question, self._asker = router, question, asker
+        self._affinity = router.balancer.affinity(question.head.options.session_id or "", question.prompt)
         self._tried: list[str] = []
         self._last: errors.WrkError | None = None
         self._attempt: Attempt | None = None
@@ -154,9 +155,9 @@ class Route:
             self._asker.fail(verdict)
 
     def _pick(self) -> Lease:
-        head = self._question.head
-        router = self._router
-        return router.balancer.pick(head.model_id, head.options.requirements, self._tried, router.loop.time())
+        head, router = self._question.head, self._router
+        requirements, now = head.options.requirements, router.loop.time()
+        return router.balancer.pick(head.model_id, requirements, self._tried, now, self._affinity)
 
     async def _wait(self, want: Any) -> None:
         model_id, deadline = self._question.head.model_id, self._question.deadline

@@ -56,6 +56,8 @@ PURE = (
     "wrk_base/security/revocations.py",
     "wrk_base/security/roles.py",
     "wrk_base/security/z85.py",
+    "wrk_orchestrator/affinity.py",
+    "wrk_orchestrator/explanation.py",
     "wrk_orchestrator/fact_index.py",
     "wrk_orchestrator/candidate.py",
     "wrk_orchestrator/cli/latency.py",

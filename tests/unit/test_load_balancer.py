@@ -23,10 +23,11 @@ from hypothesis.stateful import (
 from wrk_base.contract import Requirements
 from wrk_base.errors import CapacityExceeded, NoWorkersAvailable, NoWorkersMatch, WrkError
 from wrk_orchestrator import pools
+from wrk_orchestrator.affinity import NO_AFFINITY
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.service_registry import ServiceRegistry
-from wrk_orchestrator.strategies import STRATEGIES, deck, least_connections, weighted
+from wrk_orchestrator.strategies import STRATEGIES, Tuning, deck, least_connections, weighted
 
 EVERY = sorted(STRATEGIES)
 
@@ -36,7 +37,7 @@ class Mesh:
 
     def __init__(self, strategy: str = "round-robin", lease_s: float = 30.0) -> None:
         self.registry = ServiceRegistry(lease_s=lease_s)
-        self.balancer = LoadBalancer(self.registry, strategy, Random(1), half_life_s=10)
+        self.balancer = LoadBalancer(self.registry, strategy, Random(1), Tuning(half_life_s=10))
         self.now = 100.0
 
     def join(self, worker_id: str, *models: str, room: int | None = 1, **more: Any) -> None:
@@ -652,7 +653,7 @@ class History(RuleBasedStateMachine):
         """Every pool offers exactly the open workers, and every order can still reach each of them."""
         for pool in self.mesh.balancer._pools:
             offered: set[str] = set()
-            while (candidate := pool.strategy.choose(offered, self.mesh.now)) is not None:
+            while (candidate := pool.strategy.choose(offered, self.mesh.now, NO_AFFINITY)) is not None:
                 assert candidate.worker_id not in offered
                 offered.add(candidate.worker_id)
             matching = {c for c in self.own if pool.want.model in self.models(c)}

@@ -16,7 +16,7 @@ from wrk_base.errors import CapacityExceeded, NoWorkersAvailable
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.service_registry import ServiceRegistry
-from wrk_orchestrator.strategies import STRATEGIES, deck
+from wrk_orchestrator.strategies import STRATEGIES, Tuning, deck
 from wrk_orchestrator.strategies.deck import Deck
 from wrk_orchestrator.strategies.latency import LEAST, MOST, Latency, kept
 from wrk_orchestrator.strategies.least_connections import LeastConnections
@@ -33,7 +33,7 @@ class Mesh:
 
     def __init__(self, strategy: str, workers: int = 0, seed: int = 1, room: int = PLENTY) -> None:
         self.registry = ServiceRegistry(lease_s=30)
-        self.balancer = LoadBalancer(self.registry, strategy, Random(seed), half_life_s=10)
+        self.balancer = LoadBalancer(self.registry, strategy, Random(seed), Tuning(half_life_s=10))
         self.now = 0.0
         for number in range(workers):
             self.join(f"w{number}", room)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from .base import Strategy
+from .base import Score, Strategy
+from .consistent_hash import ConsistentHash
+from .knowledge import DEFAULTS, Knowledge, Tuning
 from .latency import Latencies
 from .least_connections import LeastConnections
 from .peak_ewma import PeakEwma
 from .power_of_two import PowerOfTwo
+from .prefix_aware import PrefixAware
+from .prefixes import Prefixes
+from .prequal import Prequal
+from .probes import Probes
 from .random_choice import RandomChoice
 from .round_robin import RoundRobin
 from .weighted import Weighted
@@ -18,6 +24,19 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "random": RandomChoice,
     "power-of-two": PowerOfTwo,
     "peak-ewma": PeakEwma,
+    "prequal": Prequal,
+    "consistent-hash": ConsistentHash,
+    "prefix-aware": PrefixAware,
 }
 
-__all__ = ["STRATEGIES", "Latencies", "Strategy"]
+__all__ = [
+    "DEFAULTS",
+    "STRATEGIES",
+    "Knowledge",
+    "Latencies",
+    "Prefixes",
+    "Probes",
+    "Score",
+    "Strategy",
+    "Tuning",
+]

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ..candidate import Candidate
-from .base import Strategy
-from .latency import Latencies
+from .base import Ordered
+from .knowledge import Knowledge
 
 if TYPE_CHECKING:
     from random import Random
@@ -21,9 +21,9 @@ TRIES = 8  # draws of a rival that hit excluded workers before there is none
 SPARE_CARDS = 64  # cards of workers that left, kept beyond as many as there are others
 
 
-class Deck(Strategy):
-    def __init__(self, rng: Random, latencies: Latencies) -> None:
-        super().__init__(rng, latencies)
+class Deck(Ordered):
+    def __init__(self, rng: Random, knowledge: Knowledge) -> None:
+        super().__init__(rng, knowledge)
         self._cards: list[Candidate] = []  # the first `_undealt` are still to be dealt in this round
         self._undealt = 0
         self._left: set[Candidate] = set()  # have a card still, which goes when it comes up

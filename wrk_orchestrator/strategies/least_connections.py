@@ -12,9 +12,10 @@ from collections.abc import Collection
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias
 
+from ..affinity import Affinity
 from ..candidate import Candidate
-from .base import Strategy, longest_waiting_first
-from .latency import Latencies
+from .base import Ordered, Ranking, longest_waiting_first
+from .knowledge import Knowledge
 
 if TYPE_CHECKING:
     from random import Random
@@ -24,14 +25,14 @@ SPARE_ROWS = 16  # empty rows kept beyond as many as there are loaded workers
 Row: TypeAlias = OrderedDict[Candidate, None]
 
 
-class LeastConnections(Strategy):
-    def __init__(self, rng: Random, latencies: Latencies) -> None:
-        super().__init__(rng, latencies)
+class LeastConnections(Ordered):
+    def __init__(self, rng: Random, knowledge: Knowledge) -> None:
+        super().__init__(rng, knowledge)
         self._rows: dict[int, Row] = {}
         self._loads: list[int] = []  # heap: the load of every row, once
         self._place: dict[Candidate, int] = {}  # of all that stand in another row than 0
 
-    def choose(self, exclude: Collection[str], now: float) -> Candidate | None:
+    def choose(self, exclude: Collection[str], now: float, affinity: Affinity) -> Candidate | None:
         self._sweep()
         chosen = None
         passed: list[int] = []
@@ -63,6 +64,16 @@ class LeastConnections(Strategy):
             else:
                 self._set_aside(candidate)
         return None
+
+    def explain(self, candidates: list[Candidate], now: float, affinity: Affinity) -> Ranking:
+        """By load; among equals, who stands further in front of the row."""
+        place = {c: (load, at) for load in self._rows for at, c in enumerate(self._rows[load])}
+
+        def order(candidate: Candidate) -> tuple[int, bool, int, int]:
+            load, at = place.get(candidate, (candidate.load, candidate.turn))
+            return candidate.load, load != candidate.load, load, at
+
+        return [(candidate, candidate.load) for candidate in sorted(candidates, key=order)]
 
     def relieved(self, candidate: Candidate) -> None:
         if self._place.get(candidate, candidate.load + 1) > candidate.load:

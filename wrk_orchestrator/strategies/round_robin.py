@@ -10,20 +10,21 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from ..affinity import Affinity
 from ..candidate import Candidate
-from .base import Strategy, longest_waiting_first
-from .latency import Latencies
+from .base import Ordered, Ranking, longest_waiting_first
+from .knowledge import Knowledge
 
 if TYPE_CHECKING:
     from random import Random
 
 
-class RoundRobin(Strategy):
-    def __init__(self, rng: Random, latencies: Latencies) -> None:
-        super().__init__(rng, latencies)
+class RoundRobin(Ordered):
+    def __init__(self, rng: Random, knowledge: Knowledge) -> None:
+        super().__init__(rng, knowledge)
         self._line: OrderedDict[Candidate, None] = OrderedDict()
 
-    def choose(self, exclude: Collection[str], now: float) -> Candidate | None:
+    def choose(self, exclude: Collection[str], now: float, affinity: Affinity) -> Candidate | None:
         line = self._line
         while line:
             for candidate in line:
@@ -36,6 +37,12 @@ class RoundRobin(Strategy):
                 return None
             self._set_aside(candidate)
         return None
+
+    def explain(self, candidates: list[Candidate], now: float, affinity: Affinity) -> Ranking:
+        """By turns; the score is the place in the line, 0 is next."""
+        place = {candidate: at for at, candidate in enumerate(self._line)}
+        line = sorted(candidates, key=lambda c: (place.get(c, len(place)), c.turn))
+        return [(candidate, at) for at, candidate in enumerate(line)]
 
     def _fill(self, candidates: list[Candidate]) -> None:
         self._line = OrderedDict.fromkeys(sorted(candidates, key=longest_waiting_first))

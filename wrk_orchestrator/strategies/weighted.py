@@ -12,9 +12,10 @@ from collections.abc import Collection
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
+from ..affinity import Affinity
 from ..candidate import Candidate
-from .base import Strategy
-from .latency import Latencies
+from .base import Ordered, Ranking
+from .knowledge import Knowledge
 
 if TYPE_CHECKING:
     from random import Random
@@ -22,21 +23,22 @@ if TYPE_CHECKING:
 LEAST_WEIGHT = 1e-6  # keeps 1/weight far from infinity, which would stop the pool's clock for good
 SPARE_TURNS = 64  # withdrawn turns kept beyond as many as there are workers
 FIRST, MORE = 64, 4  # workers weighed at the start and with each pick after: all at once would take long
+DIGITS = 6  # of a score
 AT_ONCE = 1e-6  # share of a turn: no wait, but no two at the same moment
 
 
-class Weighted(Strategy):
+class Weighted(Ordered):
     learns = True
 
-    def __init__(self, rng: Random, latencies: Latencies) -> None:
-        super().__init__(rng, latencies)
+    def __init__(self, rng: Random, knowledge: Knowledge) -> None:
+        super().__init__(rng, knowledge)
         self._clock = 0.0
         self._heap: list[float] = []  # bare moments, each of one worker: cheap to compare and to keep
         self._whose: dict[float, Candidate] = {}  # a moment that is not here was withdrawn
         self._turn: dict[Candidate, float | None] = {}  # None: not weighed yet
         self._fresh: list[Candidate] = []  # all that are not weighed yet, and some that have left
 
-    def choose(self, exclude: Collection[str], now: float) -> Candidate | None:
+    def choose(self, exclude: Collection[str], now: float, affinity: Affinity) -> Candidate | None:
         heap = self._heap
         passing: list[Candidate] = []
         chosen = None
@@ -62,6 +64,15 @@ class Weighted(Strategy):
         for candidate in passing:  # this request has tried it already: it misses a turn
             heappush(heap, self._next(candidate, 1.0))
         return chosen
+
+    def explain(self, candidates: list[Candidate], now: float, affinity: Affinity) -> Ranking:
+        """By turns; the score is how long the wait is, where one of weight 1 waits 1 from turn to turn."""
+        waits = [(self._wait(candidate), at) for at, candidate in enumerate(candidates)]
+        return [(candidates[at], round(wait, DIGITS)) for wait, at in sorted(waits)]
+
+    def _wait(self, candidate: Candidate) -> float:
+        turn = self._turn.get(candidate)
+        return 1 / self._weight(candidate) if turn is None else turn - self._clock
 
     def relieved(self, candidate: Candidate) -> None:
         """Its turn came while it was full: it is due at once."""
