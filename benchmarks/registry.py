@@ -2,11 +2,11 @@
 
 Every strategy picks with as many calls in flight as there are workers, so that loads differ and
 workers are met in no order that a cache would like. The limit is 3 x a plain pick among 10, and 10 us.
-"filter" asks for a tag, a label and a capacity that all have, "new filter" for what no request has asked
-for before. Strategies that look at more are measured with it too: a session or a prompt of 4 kB that is
-hashed anew for each pick, or the report of its load that each worker's answer brings. A figure is CPU
-time, the median of rounds in which all cells take turns: what else the machine does meets all of them
-alike.
+"filter" asks for a tag, a label, a capacity, a capability of the model and a context that all have, "new
+filter" for what no request has asked for before. Strategies that look at more are measured with it too: a
+session or a prompt of 4 kB that is hashed anew for each pick, or the report of its load that each worker's
+answer brings. A figure is CPU time, the median of rounds in which all cells take turns: what else the
+machine does meets all of them alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if __name__ == "__main__":  # started as a file, Python looks for modules in thi
 
 from benchmarks import beats, joining
 from benchmarks.report import Row, missed, show
-from wrk_base.contract import Requirements
+from wrk_base.contract import ModelFacts, Requirements
 from wrk_orchestrator.affinity import Affinity
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
@@ -42,7 +42,8 @@ MOST_PROMPT_US = 40.0  # about what the whole of a request costs an orchestrator
 SESSIONS, PROMPTS, PROMPT_BYTES = 20_000, 64, 4096
 
 FEATURES = [f"feature{number}" for number in range(8)]
-FILTER = Requirements(capabilities=["gpu"], labels={"site": "a"}, min_capacity=4)
+CONTEXTS = [8192 * times for times in range(1, 21)]
+FILTER = Requirements(capabilities=["gpu", "vision"], labels={"site": "a"}, min_capacity=4, min_context=8192)
 TRIED = ("w0", "w1", "w2")
 CASES: dict[str, tuple[Requirements | None, tuple[str, ...]]] = {
     "": (None, ()),
@@ -98,7 +99,8 @@ class Mesh:
         return (thread_time() - started) / PICKS * 1e6
 
     def new_filter_ms(self) -> float:
-        need = Requirements(capabilities=["gpu", *next(self._features)], labels={"site": "a"}, min_capacity=4)
+        more = [*FILTER.capabilities, *next(self._features)]
+        need = Requirements(more, FILTER.min_capacity, FILTER.labels, FILTER.min_context)
         started = thread_time()
         self.balancer.pick("m", need, (), self.now).release()
         return (thread_time() - started) * 1e3
@@ -118,6 +120,7 @@ def worker(number: int) -> WorkerRecord:
         tags=frozenset(("gpu", *FEATURES)),
         labels={"site": "a", "row": str(number % 50)},
         max_concurrent=8,
+        facts={"m": ModelFacts(["vision", "tools"], CONTEXTS[number % len(CONTEXTS)])},
     )
 
 

@@ -51,9 +51,9 @@ class InferOptions(TypedDict, total=False):
     """Options of a request; the names of the wire (`sessionId`) do as well.
 
     `task` is raw, chat, completion, embedding, rerank or response; with all but raw, input and answer are
-    those of OpenAI's endpoint. `requirements` is a map of `capabilities` (tags), `min_capacity` and
-    `labels`. With `repeatable` False nothing is sent again that may have begun. `simulate` has the
-    orchestrator answer, without any rack.
+    those of OpenAI's endpoint. `requirements` is a map of `capabilities`, `min_capacity`, `labels` and
+    `min_context` (tokens). With `repeatable` False nothing is sent again that may have begun. `simulate`
+    has the orchestrator answer, without any rack.
     """
 
     task: str

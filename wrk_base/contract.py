@@ -29,6 +29,7 @@ Tags = Annotated[list[Name], msgspec.Meta(max_length=MAX_TAGS)]
 Labels = Annotated[dict[Name, Text], msgspec.Meta(max_length=MAX_LABELS)]
 Concurrency = Annotated[int, msgspec.Meta(ge=1, le=MAX_CONCURRENT)]
 Weight = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 
 
@@ -45,7 +46,7 @@ class ModelFacts(Shape, frozen=True):
     tokens, 0 while unknown."""
 
     capabilities: Tags = []
-    context_length: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+    context_length: Tokens = 0
 
 
 Facts = Annotated[dict[Name, ModelFacts], msgspec.Meta(max_length=MAX_MODELS)]
@@ -96,11 +97,13 @@ class ModelRef(Shape, frozen=True):
 
 
 class Requirements(Shape, frozen=True):
-    """What a worker must have: every tag in `capabilities`, every label, at least this capacity."""
+    """What a worker must have: every capability, of its own or of its model's, every label, at least this
+    capacity, and for its model a context of at least so many tokens, which it has to tell."""
 
     capabilities: Tags = []
     min_capacity: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONCURRENT)] = 0
     labels: Labels = {}
+    min_context: Tokens = 0
 
 
 class FindWorker(Shape, frozen=True):

@@ -1,9 +1,9 @@
 """Who may be picked: one cached, incrementally kept pool of candidates per want.
 
 A pool is built from the registry's indexes at the first request that asks for its combination of
-model, tags, labels and capacity; from then on every change reaches it, so that a pick never searches.
-What a pool holds must at all times equal what a search from scratch would find: the property tests
-hold it to that. The least recently used pools leave when there are too many.
+model, capabilities, labels, capacity and context; from then on every change reaches it, so that a pick
+never searches. What a pool holds must at all times equal what a search from scratch would find: the
+property tests hold it to that. The least recently used pools leave when there are too many.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_POOLS = 1024  # callers choose their filters freely; beyond this, the rarest are searched for anew
 MAX_SEATS = 400_000  # candidates over all pools, about 250 bytes each: 40 filters that fit all of 10,000
 
-Key: TypeAlias = str | tuple[str, frozenset[str], frozenset[tuple[str, str]], int]
+Key: TypeAlias = str | tuple[str, frozenset[str], frozenset[tuple[str, str]], int, int]
 """A model alone, so that a request without requirements needs one look-up; or a whole want."""
 
 
@@ -192,10 +192,11 @@ class Pools:
 def _key(model: str, requirements: Requirements | None) -> Key:
     if requirements is None:
         return model
-    tags, labels, capacity = requirements.capabilities, requirements.labels, requirements.min_capacity
-    if not (tags or labels or capacity > 1):  # everybody takes one
+    tags, labels, context = requirements.capabilities, requirements.labels, requirements.min_context
+    capacity = requirements.min_capacity
+    if not (tags or labels or context or capacity > 1):  # everybody takes one
         return model
-    return (model, frozenset(tags), frozenset(labels.items()), capacity)
+    return (model, frozenset(tags), frozenset(labels.items()), capacity, context)
 
 
 def _want(key: Key) -> Want:

@@ -67,19 +67,32 @@ class Left:
 Change: TypeAlias = Joined | Updated | Left
 Changes: TypeAlias = tuple[Change, ...]
 
+UNTOLD = ModelFacts()
+
 
 class Want(NamedTuple):
-    """What a request asks for, normalised: equal wants are equal keys."""
+    """What a request asks for, normalised: equal wants are equal keys.
+
+    `tags` are capabilities, of the worker or of its model; `min_context` is in tokens.
+    """
 
     model: str
     tags: frozenset[str] = frozenset()
     labels: frozenset[tuple[str, str]] = frozenset()
     min_capacity: int = 0
+    min_context: int = 0
 
     def met_by(self, worker: WorkerRecord) -> bool:
         """Whether a worker that serves the model meets all the rest."""
         return (
-            self.tags <= worker.tags
-            and self.min_capacity <= worker.max_concurrent
+            self.min_capacity <= worker.max_concurrent
             and self.labels <= worker.labels.items()
+            and (self.tags <= worker.tags or self._missing(worker).issubset(self._told(worker).capabilities))
+            and (not self.min_context or self.min_context <= self._told(worker).context_length)
         )
+
+    def _missing(self, worker: WorkerRecord) -> frozenset[str]:
+        return self.tags - worker.tags
+
+    def _told(self, worker: WorkerRecord) -> ModelFacts:
+        return worker.facts.get(self.model, UNTOLD)

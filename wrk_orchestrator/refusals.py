@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import islice
+from typing import Any
 
 from wrk_base.errors import CapacityExceeded, NoWorkersAvailable, NoWorkersMatch, WrkError
 
@@ -59,15 +60,26 @@ def _unavailable(registry: ServiceRegistry, model: str, reason: str) -> NoWorker
 
 
 def _mismatch(registry: ServiceRegistry, want: Want) -> NoWorkersMatch:
-    unmet = [name for name, part in islice(_parts(want), NAMED) if not registry.anybody(part)]
+    unmet = {name: part for name, part in islice(_parts(want), NAMED) if not registry.anybody(part)}
     reason = f"nobody has {', '.join(unmet)}" if unmet else "nobody has all that is required"
-    return NoWorkersMatch(f"model {want.model}: {reason}", data={"model": want.model, "unmet": unmet})
+    data: dict[str, Any] = {"model": want.model, "unmet": list(unmet)}
+    if any(part.tags for part in unmet.values()):
+        there = data["capabilities"] = registry.capabilities(want.model)[:NAMED]
+        reason += f"; there are {', '.join(there)}" if there else ""
+    if any(part.min_context for part in unmet.values()):
+        longest = data["longestContext"] = registry.longest_context(want.model)
+        reason += (
+            f"; the longest context that is told is {longest}" if longest else "; nobody tells a context"
+        )
+    return NoWorkersMatch(f"model {want.model}: {reason}", data=data)
 
 
 def _parts(want: Want) -> Iterator[tuple[str, Want]]:
     """Each requirement by itself, with its name."""
     if want.min_capacity:
         yield f"capacity {want.min_capacity}", Want(want.model, min_capacity=want.min_capacity)
+    if want.min_context:
+        yield f"context {want.min_context}", Want(want.model, min_context=want.min_context)
     for tag in sorted(want.tags):
         yield f"capability {tag}", Want(want.model, tags=frozenset((tag,)))
     for key, value in sorted(want.labels):

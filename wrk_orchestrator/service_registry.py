@@ -11,7 +11,7 @@ operator's word (a manual registration) neither expires nor yields to what a rac
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from math import inf
@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from wrk_base.errors import CapacityExceeded
 
-from .fact_index import Fact, FactIndex
+from .fact_index import FactIndex
 from .records import Change, Changes, Joined, Left, Updated, Want, WorkerRecord
 
 MAX_GONE_MODELS = 10_000  # passers-by could name models for ever; the longest gone is forgotten (3 MB)
@@ -128,11 +128,19 @@ class ServiceRegistry:
 
     def matching(self, want: Want) -> list[str]:
         """The ids of all workers that meet `want`, in a reproducible order."""
-        return self._facts.all(want.min_capacity, _facts((want.model,), want.tags, want.labels))
+        return self._facts.all(want)
 
     def anybody(self, want: Want) -> bool:
         """Whether any worker meets `want`."""
-        return self._facts.any(want.min_capacity, _facts((want.model,), want.tags, want.labels))
+        return self._facts.any(want)
+
+    def capabilities(self, model: str) -> list[str]:
+        """Some that workers of the model have, all of them where there are not very many."""
+        return self._facts.capabilities(model)
+
+    def longest_context(self, model: str) -> int:
+        """In tokens, as far as workers of the model tell; 0: none does."""
+        return self._facts.longest_context(model)
 
     # One instance, one entry.
 
@@ -236,8 +244,7 @@ class ServiceRegistry:
 
     def _index(self, record: WorkerRecord) -> None:
         self._workers[record.worker_id] = record
-        facts = _facts(record.models, record.tags, record.labels.items())
-        self._facts.enter(record.worker_id, record.max_concurrent, facts)
+        self._facts.enter(record)
         if record.instance_id:
             self._by_instance[record.instance_id] = record.worker_id
         for model in record.models:
@@ -246,8 +253,7 @@ class ServiceRegistry:
 
     def _unindex(self, record: WorkerRecord) -> None:
         del self._workers[record.worker_id]
-        facts = _facts(record.models, record.tags, record.labels.items())
-        self._facts.leave(record.worker_id, record.max_concurrent, facts)
+        self._facts.leave(record)
         self._by_instance.pop(record.instance_id, None)
         for model in set(record.models):
             row = self._by_model[model]
@@ -270,12 +276,3 @@ def _yields(record: WorkerRecord, other: WorkerRecord) -> bool:
 
 def _same_instance_as(record: WorkerRecord) -> str:
     return f"same instance as {record.worker_id}"
-
-
-def _facts(models: Iterable[str], tags: Iterable[str], labels: Iterable[tuple[str, str]]) -> Iterator[Fact]:
-    for model in models:
-        yield ("model", model)
-    for tag in tags:
-        yield ("tag", tag)
-    for key, value in labels:
-        yield ("label", key, value)

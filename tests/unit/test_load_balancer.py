@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from wrk_base.contract import Requirements
+from wrk_base.contract import ModelFacts, Requirements
 from wrk_base.errors import CapacityExceeded, NoWorkersAvailable, NoWorkersMatch, WrkError
 from wrk_orchestrator import pools
 from wrk_orchestrator.affinity import NO_AFFINITY
@@ -274,6 +274,43 @@ def test_requirements_narrow_the_choice(mesh: Mesh) -> None:
     assert {mesh.pick(need=Requirements(min_capacity=1)) for _ in range(4)} == {"plain", "gpu"}
 
 
+def test_what_a_worker_tells_of_a_model_counts_for_that_model_alone(mesh: Mesh) -> None:
+    mesh.join("sees", "m", "m2", facts={"m": ModelFacts(["vision"], 32_768), "m2": ModelFacts(["tools"])})
+    mesh.join("blind", "m", "m2", tags=frozenset({"tools"}))
+    vision, tools = Requirements(capabilities=["vision"]), Requirements(capabilities=["tools"])
+    assert {mesh.pick(need=vision) for _ in range(4)} == {"sees"}
+    assert isinstance(mesh.refusal("m2", need=vision), NoWorkersMatch)
+    assert {mesh.pick("m", need=tools) for _ in range(4)} == {"blind"}
+    assert {mesh.pick("m2", need=tools) for _ in range(4)} == {"sees", "blind"}
+
+
+def test_a_requirement_may_be_met_by_tags_and_facts_together(mesh: Mesh) -> None:
+    mesh.join("w1", tags=frozenset({"gpu"}), facts={"m": ModelFacts(["vision"])})
+    assert mesh.pick(need=Requirements(capabilities=["gpu", "vision"])) == "w1"
+    assert isinstance(mesh.refusal(need=Requirements(capabilities=["gpu", "tools"])), NoWorkersMatch)
+
+
+def test_a_context_that_is_not_told_meets_no_requirement(mesh: Mesh) -> None:
+    mesh.join("long", facts={"m": ModelFacts(context_length=32_768)})
+    mesh.join("short", facts={"m": ModelFacts(context_length=8192)})
+    mesh.join("silent")
+    mesh.join("elsewhere", "m2", facts={"m": ModelFacts(context_length=10**6)})
+    assert {mesh.pick(need=Requirements(min_context=8192)) for _ in range(6)} == {"long", "short"}
+    assert {mesh.pick(need=Requirements(min_context=8193)) for _ in range(6)} == {"long"}
+    assert isinstance(mesh.refusal(need=Requirements(min_context=32_769)), NoWorkersMatch)
+    assert {mesh.pick(need=Requirements(min_context=0)) for _ in range(6)} == {"long", "short", "silent"}
+
+
+def test_a_model_that_learns_or_forgets_something_moves_between_filters(mesh: Mesh) -> None:
+    need = Requirements(capabilities=["vision"], min_context=8192)
+    mesh.join("w1")
+    assert isinstance(mesh.refusal(need=need), NoWorkersMatch)
+    mesh.join("w1", facts={"m": ModelFacts(["vision"], 8192)})
+    assert mesh.pick(need=need) == "w1"
+    mesh.join("w1", facts={"m": ModelFacts(["vision"], 4096)})
+    assert isinstance(mesh.refusal(need=need), NoWorkersMatch)
+
+
 def test_a_worker_that_changes_moves_between_filters(mesh: Mesh) -> None:
     need = Requirements(capabilities=["gpu"])
     mesh.join("w1", tags=frozenset({"gpu"}))
@@ -372,13 +409,42 @@ def test_requirements_that_nobody_meets_are_named(mesh: Mesh) -> None:
     need = Requirements(capabilities=["gpu", "npu"], labels={"site": "b"}, min_capacity=8)
     error = mesh.refusal(need=need)
     assert isinstance(error, NoWorkersMatch)
-    assert error.data == {"model": "m", "unmet": ["capacity 8", "capability npu", "label site=b"]}
+    unmet = ["capacity 8", "capability npu", "label site=b"]
+    assert error.data == {"model": "m", "unmet": unmet, "capabilities": ["gpu"]}
 
     mesh.join("w3", tags=frozenset({"npu"}))
     assert mesh.refusal(need=need).data["unmet"] == ["capacity 8", "label site=b"]
     both = Requirements(capabilities=["gpu"], min_capacity=4)
     assert mesh.refusal(need=both).data["unmet"] == []
     assert "all that is required" in mesh.refusal(need=both).message
+
+
+def test_a_refusal_says_which_capabilities_and_contexts_there_are(mesh: Mesh) -> None:
+    mesh.join("w1", tags=frozenset({"gpu"}), facts={"m": ModelFacts(["tools"], 8192)})
+    mesh.join("w2", facts={"m": ModelFacts([], 4096), "m3": ModelFacts(["vision"], 32_768)})
+    mesh.join("w3", "m2")
+    error = mesh.refusal(need=Requirements(capabilities=["vision"], min_context=32_768))
+    assert isinstance(error, NoWorkersMatch)
+    assert error.message == (
+        "model m: nobody has context 32768, capability vision; there are gpu, tools; "
+        "the longest context that is told is 8192"
+    )
+    assert error.data == {
+        "model": "m",
+        "unmet": ["context 32768", "capability vision"],
+        "capabilities": ["gpu", "tools"],
+        "longestContext": 8192,
+    }
+    error = mesh.refusal(need=Requirements(capabilities=["gpu"], min_context=1, labels={"site": "a"}))
+    assert error.message == "model m: nobody has label site=a"
+    error = mesh.refusal("m2", need=Requirements(min_context=1))
+    assert error.message == "model m2: nobody has context 1; nobody tells a context"
+
+
+def test_a_refusal_names_a_bounded_number_of_capabilities(mesh: Mesh) -> None:
+    mesh.join("w1", facts={"m": ModelFacts([f"c{number}" for number in range(100)])})
+    error = mesh.refusal(need=Requirements(capabilities=["vision"]))
+    assert len(error.data["capabilities"]) == 20
 
 
 def test_full_is_told_from_out_of_service(mesh: Mesh) -> None:
@@ -480,12 +546,21 @@ NEEDS = [
     Requirements(capabilities=["t1"]),
     Requirements(labels={"k": "v"}),
     Requirements(capabilities=["t1"], labels={"k": "v"}, min_capacity=2),
+    Requirements(capabilities=["t1", "t2"]),
+    Requirements(min_context=2),
+    Requirements(capabilities=["t2"], labels={"k": "v"}, min_context=1),
 ]
+FACTS = st.dictionaries(
+    st.sampled_from(["m1", "m2"]),
+    st.builds(ModelFacts, st.lists(st.sampled_from(["t1", "t2"]), max_size=2), st.integers(0, 2)),
+)
 
 
-def meets(worker: WorkerRecord, need: Requirements | None) -> bool:
+def meets(worker: WorkerRecord, model: str, need: Requirements | None) -> bool:
+    told = worker.facts.get(model, ModelFacts())
     return need is None or (
-        set(need.capabilities) <= worker.tags
+        set(need.capabilities) <= worker.tags.union(told.capabilities)
+        and (need.min_context == 0 or told.context_length >= need.min_context)
         and all(worker.labels.get(key) == value for key, value in need.labels.items())
         and worker.max_concurrent >= need.min_capacity
     )
@@ -515,7 +590,7 @@ class History(RuleBasedStateMachine):
 
     def matching(self, model: str, need: Requirements | None) -> set[str]:
         workers = self.mesh.registry.all()
-        return {w.worker_id for w in workers if model in w.models and meets(w, need)}
+        return {w.worker_id for w in workers if model in w.models and meets(w, model, need)}
 
     def gone(self, before: set[str]) -> None:
         left = before - {worker.worker_id for worker in self.mesh.registry.all()}
@@ -531,6 +606,7 @@ class History(RuleBasedStateMachine):
         labels=st.dictionaries(st.just("k"), st.sampled_from(["v", "w"])),
         size=st.integers(1, 3),
         epoch=st.integers(0, 1),
+        facts=FACTS,
     )
     def register(
         self,
@@ -540,6 +616,7 @@ class History(RuleBasedStateMachine):
         labels: dict[str, str],
         size: int,
         epoch: int,
+        facts: dict[str, ModelFacts],
     ) -> None:
         before = self.mesh.registry.get(worker_id)
         worker = WorkerRecord(
@@ -550,6 +627,7 @@ class History(RuleBasedStateMachine):
             labels=labels,
             max_concurrent=size,
             epoch=epoch,
+            facts=facts,
         )
         self.mesh.register(worker)
         held = self.mesh.registry.get(worker_id)
@@ -642,9 +720,7 @@ class History(RuleBasedStateMachine):
     def every_pool_equals_one_made_from_scratch(self) -> None:
         for pool in self.mesh.balancer._pools:
             want = pool.want
-            need = Requirements(
-                capabilities=sorted(want.tags), labels=dict(want.labels), min_capacity=want.min_capacity
-            )
+            need = Requirements(sorted(want.tags), want.min_capacity, dict(want.labels), want.min_context)
             matching = self.matching(want.model, need)
             assert pool.matching == len(matching)
             assert pool.routable == sum(self.limit[worker_id] > 0 for worker_id in matching)

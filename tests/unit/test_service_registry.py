@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wrk_base.contract import ModelFacts
 from wrk_base.errors import CapacityExceeded
 from wrk_orchestrator import service_registry
 from wrk_orchestrator.records import Changes, Joined, Left, Updated, Want, WorkerRecord
@@ -54,6 +55,18 @@ def test_a_worker_is_found_by_model_tag_label_and_capacity(registry: ServiceRegi
     assert registry.matching(Want("m1", frozenset({"gpu"}), frozenset({("site", "b")}))) == []
 
 
+def test_a_worker_is_found_by_what_it_tells_of_a_model_that_it_serves(registry: ServiceRegistry) -> None:
+    facts = {"m1": ModelFacts(["vision"], 8192), "m3": ModelFacts(["tools"])}
+    registry.register(offer("w1", "m1", "m2", tags=frozenset({"gpu"}), facts=facts), now=0)
+    assert registry.matching(Want("m1", frozenset({"vision", "gpu"}), min_context=8192)) == ["w1"]
+    assert registry.matching(Want("m1", min_context=8193)) == []
+    assert registry.matching(Want("m2", frozenset({"vision"}))) == []
+    assert registry.matching(Want("m3", frozenset({"tools"}))) == []
+    assert (registry.capabilities("m1"), registry.longest_context("m1")) == (["gpu", "vision"], 8192)
+    assert (registry.capabilities("m2"), registry.longest_context("m2")) == (["gpu"], 0)
+    assert (registry.capabilities("m3"), registry.longest_context("m3")) == ([], 0)
+
+
 def test_registering_again_leaves_nothing_of_the_old_entry(registry: ServiceRegistry) -> None:
     old = offer("w1", "old", tags=frozenset({"cpu"}), labels={"site": "a"})
     new = offer("w1", "new", tags=frozenset({"gpu"}), labels={"site": "b"})
@@ -91,9 +104,13 @@ def test_removing_says_who_left_and_why(registry: ServiceRegistry) -> None:
 def test_workers_that_come_and_go_do_not_widen_the_index(registry: ServiceRegistry) -> None:
     registry.register(offer("stays"), now=0)
     for number in range(100):
-        registry.register(offer(f"guest{number}", f"m{number}", labels={"n": str(number)}), now=0)
+        facts = {f"m{number}": ModelFacts(["vision"], number)}
+        guest = offer(f"guest{number}", f"m{number}", labels={"n": str(number)}, facts=facts)
+        registry.register(guest, now=0)
         registry.remove(f"guest{number}")
-    assert len(registry._facts._ids) == 2
+    index = registry._facts
+    assert len(index._ids) == 2
+    assert (len(index._serving), len(index._labelled), len(index._told)) == (1, 0, 0)
     assert registry.matching(Want("m")) == ["stays"]
 
 
@@ -333,6 +350,9 @@ OFFERS = st.builds(
     tags=st.frozensets(st.sampled_from(["t1", "t2"])),
     labels=st.dictionaries(st.sampled_from(["k1", "k2"]), st.sampled_from(["v1", "v2"])),
     max_concurrent=st.integers(1, 3),
+    facts=st.dictionaries(
+        NAMES, st.builds(ModelFacts, st.lists(st.sampled_from(["t1", "t2"]), max_size=2), st.integers(0, 3))
+    ),
     instance_id=st.one_of(st.just(""), INSTANCES),
     epoch=st.integers(0, 2),
     manual=st.booleans(),
@@ -346,11 +366,12 @@ STEPS = st.one_of(
     st.tuples(st.just("wait"), st.floats(0, LEASE)),
 )
 WANTS = [
-    Want(model, frozenset(tags), frozenset(labels), capacity)
+    Want(model, frozenset(tags), frozenset(labels), capacity, context)
     for model in ("m1", "m2", "m3", "never")
     for tags in ((), ("t1",), ("t1", "t2"))
     for labels in ((), (("k1", "v1"),), (("k1", "v1"), ("k2", "v2")))
     for capacity in (0, 2)
+    for context in (0, 1, 3)
 ]
 
 
