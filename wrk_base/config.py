@@ -71,6 +71,11 @@ MethodLimits = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[int, Meta(ge=1, le=1_000_000)]],
     Meta(max_length=1000),
 ]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Aliases = Annotated[dict[ModelName, ModelName], Meta(max_length=1000)]
+Fallbacks = Annotated[
+    dict[ModelName, Annotated[list[ModelName], Meta(min_length=1, max_length=8)]], Meta(max_length=1000)
+]
 Interface = Annotated[str, Meta(pattern=r"^\S{1,255}$(?!\n)", title="an address or the name of an interface")]
 HostName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._-]{1,253}$(?!\n)", title="a host's name or IPv4 address, without a port")
@@ -255,6 +260,12 @@ class RoutingSettings(Section, frozen=True):
     stream_idle_timeout: Annotated[int, ms(1, DAY,
         "Silence of a stream, whose reader wants more, after which it ends in an error. Shorter notices a "
         "hung model sooner; longer forgives one that thinks between tokens.")] = 60_000
+    aliases: Annotated[Aliases, says(
+        "Further names of models: alias to model, or to another alias. Holds whatever racks offer, also for "
+        "a model that is really called so. Suits tools that insist on a name.")] = {}
+    fallbacks: Annotated[Fallbacks, says(
+        "Model to a list of up to 8 models that answer in its place, in this order, when no worker can take "
+        "a request for it. More answers more often; what answers is another model.")] = {}
 
 
 class HttpSettings(Section, frozen=True):

@@ -204,6 +204,7 @@ class Info(Shape, frozen=True):
 
 
 _inference_head = msgspec.msgpack.Decoder(InferenceHead)
+_raw_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _EMPTY = b"\x80"  # an empty map
 
 PAYLOAD_FIELDS: dict[str, tuple[str, str]] = {
@@ -231,6 +232,13 @@ def read_head(head: bytes | None) -> InferenceHead:
         return _inference_head.decode(head or _EMPTY)
     except (ValueError, RecursionError) as error:
         raise as_bad_request(error, "request") from None
+
+
+def with_model(head: bytes | None, model_id: str) -> bytes:
+    """A head that `read_head` took, for another model; all the rest of it stays as it was packed."""
+    fields = _raw_fields.decode(head or _EMPTY)
+    fields["modelId"] = msgspec.Raw(msgspec.msgpack.encode(model_id))
+    return msgspec.msgpack.encode(fields)
 
 
 def as_bad_request(error: Exception, what: str) -> BadRequest:

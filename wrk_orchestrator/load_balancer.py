@@ -10,8 +10,10 @@ the registry returns is applied before the next pick.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from wrk_base.contract import Requirements
 from wrk_base.errors import WrkError
@@ -19,7 +21,7 @@ from wrk_base.errors import WrkError
 from .affinity import NO_AFFINITY, Affinity, Prompt
 from .candidate import Candidate
 from .explanation import explanation
-from .pools import Pool, Pools
+from .pools import Pool, Pools, want_of
 from .records import Changes, Joined, Updated, Want, WorkerRecord
 from .refusals import refusal
 from .service_registry import ServiceRegistry
@@ -111,6 +113,17 @@ class LoadBalancer:
                 candidate.take(now, self._turn)
                 return Lease(self, candidate, pool.latencies)
         raise self._refusal(pool, model_id, exclude)
+
+    def narrowed(self, model_id: str, requirements: Requirements, hints: Iterable[str]) -> Requirements:
+        """`requirements`, with each of `hints` that some worker has which meets all that was there before.
+
+        Most workers do not tell what their models can do, and a guess must not cut them off.
+        """
+        for hint in hints:
+            more = replace(requirements, capabilities=[*requirements.capabilities, hint])
+            if self._registry.anybody(want_of(model_id, more)):
+                requirements = more
+        return requirements
 
     def _refusal(self, pool: Pool | None, model_id: str, exclude: Collection[str]) -> WrkError:
         tried = [self._candidates[worker_id] for worker_id in self._candidates.keys() & set(exclude)]

@@ -27,6 +27,7 @@ from .health_policy import HealthPolicy
 from .health_table import Observation
 from .load_balancer import LoadBalancer
 from .members import Members
+from .model_names import ModelNames
 from .owners import Owners
 from .records import WorkerRecord
 from .routing import Question, Router, simulated
@@ -46,6 +47,7 @@ class OrchestratorWorker(Worker):
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)
         settings = self.settings
+        self.names = ModelNames(settings.routing.aliases, settings.routing.fallbacks)
         self.registry = ServiceRegistry(
             lease_s=settings.worker_timeout / 1000, max_workers_per_model=settings.max_workers_per_model
         )
@@ -87,6 +89,7 @@ class OrchestratorWorker(Worker):
             budget_share=settings.routing.retry_budget_share,
             budget_floor=settings.routing.retry_budget_min,
             stream_idle=settings.routing.stream_idle_timeout / 1000,
+            names=self.names,
         )
         self._store: Store | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -263,9 +266,14 @@ class OrchestratorWorker(Worker):
         content_type: int,
         payload: wire.Payload,
         deadline: float,
+        models: tuple[str, ...] | None = None,
     ) -> Reply:
-        """Route one request whose payload stays packed; `deadline` in the loop's time. Raises `WrkError`."""
+        """Route one request whose payload stays packed; `deadline` in the loop's time. Raises `WrkError`.
+
+        `models` may answer it; None: those that the settings name.
+        """
         question = self._question(head, packed_head, content_type, payload, deadline)
+        question.models = models
         if _simulates(head):
             return simulated(question, self.identity.worker_id)
         return await self.router.route(question)
@@ -285,11 +293,13 @@ class OrchestratorWorker(Worker):
         flags &= wire.STREAM_WANTED | wire.WHOLE
         return Question(head, packed_head, content_type, payload, deadline, flags)
 
-    def find(self, body: Any) -> dict[str, Any]:
-        """`findAvailableWorker`: the lookaside way."""
+    def find(self, body: Any, models: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """`findAvailableWorker`: the lookaside way. `modelId` is there where the rack has to be asked for
+        another model than the one named."""
         want = contract.parse(contract.FindWorker, body)
-        record = self.fleet.entry(self.router.find(want))
-        return {"success": True, "worker": self.show(record)}
+        worker_id, model = self.router.find(want, models)
+        found = {"success": True, "worker": self.show(self.fleet.entry(worker_id))}
+        return found if model == want.model_id else {**found, "modelId": model}
 
     # --- operators
 
@@ -312,7 +322,8 @@ class OrchestratorWorker(Worker):
     def list_workers(self, body: Any) -> dict[str, Any]:
         """`listWorkers`: records, narrowed by model, state and labels."""
         want = contract.parse(contract.WorkerFilter, body)
-        records = self.registry.all() if want.model_id is None else self.registry.workers_of(want.model_id)
+        model = None if want.model_id is None else self.names.model(want.model_id)
+        records = self.registry.all() if model is None else self.registry.workers_of(model)
         heard = self._heard_by()
         shown = [
             self.fleet.show(record, heard)
@@ -337,6 +348,7 @@ class OrchestratorWorker(Worker):
             "registry": {
                 "workers": len(self.registry),
                 "models": self.registry.models(),
+                "aliases": self.names.aliases,
                 "leaseMs": self.settings.worker_timeout,
             },
             "loadBalancer": {

@@ -189,6 +189,15 @@ class Pools:
                 del self._models[name]
 
 
+def want_of(model: str, requirements: Requirements | None) -> Want:
+    """What a request asks for."""
+    return _want(_key(model, requirements))
+
+
+def _want(key: Key) -> Want:
+    return Want(key) if isinstance(key, str) else Want(*key)
+
+
 def _key(model: str, requirements: Requirements | None) -> Key:
     if requirements is None:
         return model
@@ -197,7 +206,3 @@ def _key(model: str, requirements: Requirements | None) -> Key:
     if not (tags or labels or context or capacity > 1):  # everybody takes one
         return model
     return (model, frozenset(tags), frozenset(labels.items()), capacity, context)
-
-
-def _want(key: Key) -> Want:
-    return Want(key) if isinstance(key, str) else Want(*key)

@@ -1,8 +1,9 @@
 """One request's way: admit, pick, call, and another worker where that is safe; or an error that says why.
 
-The payload is never decoded here. A worker is tried at most once a request. Again is only sent what
+The payload is never decoded here. A worker is tried at most once for a model. Again is only sent what
 was not started, or what was lost on the way and may be repeated, within `maxRetries`, the retry budget
-and the deadline. What a handler raised is the answer, not a reason to ask elsewhere.
+and the deadline. What a handler raised is the answer, not a reason to ask elsewhere. Where no worker is
+left for a model, the request goes to the next one that the settings name for it, by the same rules.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from wrk_base.rpc.stream import FIRST_ITEMS
 
 from .admission import Admission
 from .load_balancer import Lease, LoadBalancer
+from .model_names import NO_OTHER_NAMES, ModelNames
 from .retry_budget import RetryBudget
 
 MODELS_WITH_A_BUDGET = 1024  # beyond it the oldest budget starts anew
@@ -60,7 +62,9 @@ class Router:
         budget_share: float,
         budget_floor: float,
         stream_idle: float,
+        names: ModelNames = NO_OTHER_NAMES,
     ) -> None:
+        self.names = names
         self.stream_idle = stream_idle
         self.balancer, self.links, self.admission = balancer, links, admission
         self.attempts_allowed = 1 + (max_retries if enable_failover else 0)
@@ -76,7 +80,8 @@ class Router:
         return route
 
     async def route(self, question: Question) -> Reply:
-        """The answer of some worker, with `workerId`, `routedAt` and `attempts` in its head."""
+        """The answer of some worker, with `workerId`, `routedAt` and `attempts` in its head; and `modelId`
+        where another model answered than the one named."""
         awaited = _Awaited(loop=self.loop)
         route = self.start(question, awaited)
         try:
@@ -85,10 +90,19 @@ class Router:
             route.cancel(errors.Cancelled("its caller left"))
             raise
 
-    def find(self, want: contract.FindWorker) -> str:
-        """The id of the worker that a request would get now; the caller then talks to it directly."""
-        with self.balancer.pick(want.model_id, want.requirements, (), self.loop.time()) as lease:
-            return lease.worker.worker_id
+    def find(self, want: contract.FindWorker, models: tuple[str, ...] | None = None) -> tuple[str, str]:
+        """The worker that a request would get now, and for which model; the caller then talks to it directly.
+
+        `models` is that of a `Question`.
+        """
+        refusals: dict[str, errors.WrkError] = {}
+        for model in models or self.names.chain(want.model_id):
+            try:
+                with self.balancer.pick(model, want.requirements, (), self.loop.time()) as lease:
+                    return lease.worker.worker_id, model
+            except errors.WrkError as error:
+                refusals[model] = error
+        raise _most_telling(refusals)
 
     def budget(self, model_id: str) -> RetryBudget:
         budget = self._budgets.get(model_id)
@@ -105,7 +119,8 @@ class Question:
 
     `flags` are those of its envelope: whether a stream is wanted, and whether the deadline is for all of it
     or for its first item. `caller` is whose share of the queue it takes, `prompt` what prefixes are compared
-    of: the bytes that the model reads, as they came.
+    of: the bytes that the model reads, as they came. `models` may answer it, in this order; None: those that
+    the settings name. `hints` are capabilities that it seems to need: they bind where workers tell them.
     """
 
     head: contract.InferenceHead
@@ -116,27 +131,60 @@ class Question:
     flags: int = 0
     caller: str = ""
     prompt: wire.Payload = b""
+    models: tuple[str, ...] | None = None
+    hints: tuple[str, ...] = ()
 
 
 class Route:
-    """A request under way: one attempt after the other until its asker was told an outcome."""
+    """A request under way: one attempt after the other until its asker was told an outcome.
 
-    __slots__ = ("_affinity", "_asker", "_attempt", "_last", "_question", "_router", "_tried", "_waiting")
+    `_tried` are workers that were tried for the model of the moment, `_earlier` those for models before it.
+    """
+
+    __slots__ = (
+        "_affinity",
+        "_asker",
+        "_attempt",
+        "_earlier",
+        "_last",
+        "_later",
+        "_model",
+        "_needs",
+        "_packed_head",
+        "_question",
+        "_refusals",
+        "_router",
+        "_tried",
+        "_waiting",
+    )
 
     def __init__(self, router: Router, question: Question, asker: Asker) -> None:
         self._router, self._question, self._asker = router, question, asker
         self._affinity = router.balancer.affinity(question.head.options.session_id or "", question.prompt)
-        self._tried: list[str] = []
+        self._earlier: tuple[str, ...] = ()
+        self._refusals: dict[str, errors.WrkError] = {}
         self._last: errors.WrkError | None = None
         self._attempt: Attempt | None = None
         self._waiting: asyncio.Task[None] | None = None
+        self._turn_to(question.models or router.names.chain(question.head.model_id))
+
+    def _turn_to(self, models: tuple[str, ...]) -> None:
+        """From now on it is a request for the first of these; the others may answer in its place."""
+        question, head = self._question, self._question.head
+        self._tried: list[str] = []
+        model, self._later = models[0], models[1:]
+        self._model, self._packed_head = model, question.packed_head
+        if model != head.model_id:
+            self._packed_head = contract.with_model(question.packed_head, model)
+        self._needs = head.options.requirements
+        if question.hints:
+            self._needs = self._router.balancer.narrowed(model, self._needs, question.hints)
 
     def advance(self) -> None:
         """Send it to a worker that was not tried yet, or wait for one."""
-        head = self._question.head
-        want = (head.options.requirements, self._tried)
+        want = (self._needs, self._tried)
         try:
-            lease = self._router.admission.admit(head.model_id, want, self._pick)
+            lease = self._router.admission.admit(self._model, want, self._pick)
         except errors.WrkError as error:
             self._nobody(error)
             return
@@ -155,14 +203,13 @@ class Route:
             self._asker.fail(verdict)
 
     def _pick(self) -> Lease:
-        head, router = self._question.head, self._router
-        requirements, now = head.options.requirements, router.loop.time()
-        return router.balancer.pick(head.model_id, requirements, self._tried, now, self._affinity)
+        router = self._router
+        return router.balancer.pick(self._model, self._needs, self._tried, router.loop.time(), self._affinity)
 
     async def _wait(self, want: Any) -> None:
-        model_id, deadline = self._question.head.model_id, self._question.deadline
+        deadline = self._question.deadline
         try:
-            lease = await self._router.admission.wait(model_id, want, self._pick, deadline)
+            lease = await self._router.admission.wait(self._model, want, self._pick, deadline)
         except errors.WrkError as error:
             self._waiting = None
             self._nobody(error)
@@ -171,6 +218,13 @@ class Route:
         self._send(lease)
 
     def _nobody(self, refusal: errors.WrkError) -> None:
+        self._refusals[self._model] = refusal
+        if self._later and self.now < self._question.deadline:
+            self._earlier += tuple(self._tried)
+            self._turn_to(self._later)
+            self.advance()
+            return
+        refusal = _most_telling(self._refusals)
         self._router.counters["failed"] += 1
         last = self._last
         if last is None:
@@ -185,7 +239,7 @@ class Route:
         router, question = self._router, self._question
         now = router.loop.time()
         if self._last is None:  # not before: callers make up names, and none but served models get a budget
-            router.budget(question.head.model_id).note_request(now)
+            router.budget(self._model).note_request(now)
         worker_id = lease.worker.worker_id
         self._tried.append(worker_id)
         attempt = self._attempt = Attempt(self, lease, now)
@@ -200,7 +254,7 @@ class Route:
                 (
                     "runInference",
                     question.flags,
-                    question.packed_head,
+                    self._packed_head,
                     question.content_type,
                     question.payload,
                 ),
@@ -211,7 +265,12 @@ class Route:
     @property
     def tried(self) -> list[str]:
         """The workers that it was sent to, the last one last."""
-        return self._tried
+        return [*self._earlier, *self._tried] if self._earlier else self._tried
+
+    @property
+    def other_model(self) -> str:
+        """The model that it goes to in the place of the one named; empty while it is that one."""
+        return "" if self._model == self._question.head.model_id else self._model
 
     def grant(self, items: int, size: int) -> None:
         """Its reader takes so many items in all: exactly that is granted to the worker."""
@@ -231,7 +290,8 @@ class Route:
     def _won(self, lease: Lease) -> dict[str, Any]:
         self._attempt = None
         self._router.counters["routed"] += 1
-        return _routed(lease.worker.worker_id, len(self._tried))
+        facts = _routed(lease.worker.worker_id, len(self.tried))
+        return {**facts, "modelId": self._model} if self.other_model else facts
 
     def lost(self, error: errors.WrkError, items: int) -> None:
         """An attempt failed: another worker where that is safe, else the error is the outcome."""
@@ -263,15 +323,15 @@ class Route:
 
     def _may_try_again(self, error: errors.WrkError) -> bool:
         router, head = self._router, self._question.head
-        if len(self._tried) >= router.attempts_allowed or router.loop.time() >= self._question.deadline:
+        if len(self.tried) >= router.attempts_allowed or router.loop.time() >= self._question.deadline:
             return False
         lost = isinstance(error, errors.Unavailable) and head.options.repeatable
         if not (error.not_started or lost) or isinstance(error, errors.DeadlineExceeded | errors.BadRequest):
             return False
-        return router.budget(head.model_id).spend(router.loop.time())
+        return router.budget(self._model).spend(router.loop.time())
 
     def _facts(self) -> dict[str, Any]:
-        return {"attempts": len(self._tried), "workers": list(self._tried)}
+        return {"attempts": len(self.tried), "workers": list(self.tried)}
 
     def settle(
         self, lease: Lease, error: errors.WrkError | None, started: float, first_at: float = 0.0
@@ -382,6 +442,16 @@ def simulated(question: Question, worker_id: str) -> Reply:
     }
     facts = {"simulated": True, **_routed(worker_id, 0)}
     return Reply(wire.pack_head(facts), wire.MSGPACK, wire.pack_body(result))
+
+
+def _most_telling(refusals: dict[str, errors.WrkError]) -> errors.WrkError:
+    """Of why each model in turn could not answer the first, or the first of a model that was ever seen."""
+    told = list(refusals.values())
+    refusal = next((error for error in told if error.data.get("modelSeen") is not False), told[0])
+    if len(told) > 1:
+        reasons = {model: error.message for model, error in refusals.items()}
+        refusal.data = {**refusal.data, "tried": reasons}
+    return refusal
 
 
 def _facts_of(head: bytes | None) -> dict[str, Any]:

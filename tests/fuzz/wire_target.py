@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from wrk_base import contract, errors
 from wrk_base.rpc import wire
 
@@ -46,6 +48,9 @@ def _as_message(data: bytes) -> None:
 
 def _as_head(data: bytes) -> None:
     plain, read = _or_words(wire.unpack_head, data), _or_words(contract.read_head, data)
+    if isinstance(read, contract.InferenceHead):
+        other = contract.read_head(contract.with_model(data, "other"))
+        assert other == msgspec.structs.replace(read, model_id="other")
     if data and isinstance(plain, dict) and isinstance(read, contract.InferenceHead):
         options = plain.get("options", {})
         assert plain["modelId"] == read.model_id

@@ -27,6 +27,7 @@ from tests.fakes.http_house import (
     service_of,
     settings_of,
 )
+from wrk_base.config import RoutingSettings
 from wrk_base.discovery import OnFound, combine
 from wrk_base.discovery.advert import Advert
 from wrk_base.discovery.static import StaticDiscovery
@@ -297,6 +298,28 @@ def test_the_status_follows_what_became_of_the_request(tmp_path: Path) -> None:
             picky = await h.route(options={"requirements": {"capabilities": ["gpu"]}})
             assert (picky.status_code, picky.headers["retry-after"]) == (503, "1")
             assert picky.json()["error"]["code"] == "ERR_NO_WORKERS_MATCH_REQUIREMENTS"
+
+    run(story())
+
+
+def test_an_alias_and_a_fallback_are_answered_with_the_model_that_served(tmp_path: Path) -> None:
+    routing = RoutingSettings(aliases={"gpt-4o": "m1"}, fallbacks={"large": ["gpt-4o"]})
+
+    async def story() -> None:
+        async with house(tmp_path, routing=routing) as h:
+            assert "modelId" not in (await h.route()).json()
+            for name in ("gpt-4o", "large"):
+                said = await h.route(modelId=name)
+                assert (said.status_code, said.json()["result"], said.json()["modelId"]) == (
+                    200,
+                    "hello",
+                    "m1",
+                )
+                found = (await h.http.post("/api/workers/find", json={"modelId": name})).json()
+                assert (found["worker"]["workerId"], found["modelId"]) == ("r1-1", "m1")
+            assert (await h.http.get("/api/workers?modelId=gpt-4o")).json()["total"] == 1
+            assert (await h.http.get("/api/status")).json()["registry"]["aliases"] == {"gpt-4o": "m1"}
+            assert (await h.route(modelId="unheard-of")).status_code == 404
 
     run(story())
 

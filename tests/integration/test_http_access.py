@@ -41,7 +41,7 @@ from tests.fakes.http_house import (
     settings_of,
 )
 from wrk_base import log as logging
-from wrk_base.config import HttpSettings
+from wrk_base.config import HttpSettings, RoutingSettings
 from wrk_base.discovery.addresses import list_interfaces
 from wrk_base.discovery.advert import is_loopback
 from wrk_base.errors import StartError
@@ -278,6 +278,27 @@ def test_a_key_has_its_models_and_its_rate(tmp_path: Path) -> None:
             statuses = [(await h.http.post(ROUTE, content=SIMULATE, headers=bearer(few))) for _ in range(3)]
             assert [said.status_code for said in statuses] == [200, 200, 429]
             assert 1 <= int(statuses[-1].headers["retry-after"]) <= 30
+
+    run(story())
+
+
+@on_the_network
+def test_a_key_for_some_models_reaches_no_other_by_an_alias_or_a_fallback(tmp_path: Path) -> None:
+    gone, one = made_key(tmp_path, "gone", models=["gone"]), made_key(tmp_path, "one", models=["gone", "m1"])
+    routing = RoutingSettings(aliases={"alias": "m1"}, fallbacks={"gone": ["m1"]})
+
+    async def story() -> None:
+        async with house(tmp_path, http=lan(), routing=routing) as h:
+            h.http.headers.pop("x-wrk-admin-key")
+            for path in (ROUTE, "/api/workers/find"):
+
+                async def status(model: str, key: str, path: str = path) -> int:
+                    body = {"modelId": model, "inputData": 1}
+                    return (await h.http.post(path, json=body, headers=bearer(key))).status_code
+
+                assert [await status("alias", gone), await status("gone", gone)] == [403, 404]
+                assert [await status("alias", one), await status("gone", one)] == [200, 200]
+            assert h.rack.entered == 2
 
     run(story())
 

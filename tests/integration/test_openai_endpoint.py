@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.aio import LoopName, eventually, run
 from tests.fakes.http_house import House, Raw, StagedRack, house
 from wrk_base import contract, errors
-from wrk_base.config import HttpSettings
+from wrk_base.config import HttpSettings, RoutingSettings
 from wrk_base.rack import SUCCESS
 from wrk_base.rpc import wire
 from wrk_base.rpc.request import Final, Packed, Request
@@ -406,6 +406,27 @@ def test_models_are_listed_and_shown(tmp_path: Path) -> None:
             assert (await h.http.get("/v1/models/m1")).json() == model
             unknown = await h.http.get("/v1/models/org/name")
             assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+    run(story())
+
+
+def test_other_names_are_answered_listed_and_told_with_the_model_that_served(tmp_path: Path) -> None:
+    names = {"aliases": {"gpt-4o": "m1", "nobody": "m9"}, "fallbacks": {"large": ["m1"], "m9": ["m8"]}}
+
+    async def story() -> None:
+        async with house(tmp_path, PassingRack, routing=RoutingSettings(**names)) as h:
+            for name in ("gpt-4o", "large"):
+                body = b'{"model":"%b","messages":[]}' % name.encode()
+                answer = await h.http.post(CHAT, content=body)
+                assert (answer.status_code, answer.headers["x-wrk-model"]) == (200, "m1")
+                asked, head = rack_in(h).asked[-1]
+                assert (asked, head.model_id, head.options.task) == (body, "m1", "chat")
+                assert (await h.http.get(f"/v1/models/{name}")).json()["id"] == name
+            assert "x-wrk-model" not in (await h.http.post(CHAT, content=ODD)).headers
+            listed = (await h.http.get("/v1/models")).json()["data"]
+            assert [model["id"] for model in listed] == ["gpt-4o", "large", "m1"]
+            assert (await h.http.get("/v1/models/nobody")).status_code == 404
+            await empty(h)
 
     run(story())
 

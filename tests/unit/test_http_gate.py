@@ -14,6 +14,7 @@ from wrk_orchestrator.http import api_keys
 from wrk_orchestrator.http.api_keys import ApiKey
 from wrk_orchestrator.http.errors import WrongHost
 from wrk_orchestrator.http.gate import Caller, Gate
+from wrk_orchestrator.model_names import ModelNames
 
 ADMIN = b"A" * 43
 STATUS = "/api/status"
@@ -200,6 +201,7 @@ def test_it_opens_nothing_but_the_registry_where_keys_are_asked_for() -> None:
 
 ALICE, ALICES = key_of("alice")
 BOB, BOBS = key_of("bob", models=["m1", "m2"], rate=3)
+NAMES = ModelNames({"gpt": "m1", "alias-of-m3": "m3"}, {"m1": ["m3", "m2"], "m3": ["m1"]})
 
 
 def with_keys(*keys: ApiKey) -> Gate:
@@ -210,7 +212,7 @@ def test_a_key_opens_everything_but_the_registry() -> None:
     gate = with_keys(ALICES, BOBS)
     caller = gate.admit(scope(authorization=f"Bearer {ALICE}"), STATUS, 0)
     assert caller == Caller(key=ALICES)
-    caller.check_model("any")
+    assert caller.models_for("any", NAMES) is None
     with pytest.raises(errors.Unauthenticated):
         caller.check_admin()
 
@@ -248,12 +250,21 @@ def test_who_watches_the_process_needs_no_key(path: str) -> None:
 
 def test_a_key_for_some_models_names_the_one_that_it_is_not_for() -> None:
     caller = Caller(key=BOBS)
-    caller.check_model("m2")
-    caller.check_model(None)  # for others to refuse
+    assert caller.models_for("m2", NAMES) == ("m2",)
+    assert caller.models_for(None, NAMES) is None  # for others to refuse
     with pytest.raises(errors.PermissionDenied) as caught:
-        caller.check_model("m3")
+        caller.models_for("m3", NAMES)
     assert "'m3'" in caught.value.message
     assert caught.value.data == {"field": "modelId"}
+
+
+def test_a_key_for_some_models_knows_them_by_any_name_and_gets_no_other_by_a_fallback() -> None:
+    caller = Caller(key=BOBS)
+    assert caller.models_for("gpt", NAMES) == ("m1", "m2")
+    with pytest.raises(errors.PermissionDenied):
+        caller.models_for("alias-of-m3", NAMES)
+    by_alias = Caller(key=key_of("carol", models=["alias-of-m3"])[1])
+    assert by_alias.models_for("m3", NAMES) == by_alias.models_for("alias-of-m3", NAMES) == ("m3",)
 
 
 def test_a_rate_is_kept_and_told_when_to_come_again() -> None:

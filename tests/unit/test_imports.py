@@ -64,6 +64,7 @@ PURE = (
     "wrk_orchestrator/cli/likeness.py",
     "wrk_orchestrator/health_*.py",
     "wrk_orchestrator/load_balancer.py",
+    "wrk_orchestrator/model_names.py",
     "wrk_orchestrator/pools.py",
     "wrk_orchestrator/quarantine_share.py",
     "wrk_orchestrator/records.py",

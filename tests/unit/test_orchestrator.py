@@ -1162,7 +1162,7 @@ def test_status_tells_of_registry_balancer_health_and_links(tmp_path: Path) -> N
         assert (status["success"], status["status"]) == (True, "ok")
         assert (status["workerId"], status["mesh"]) == ("orc", "test-mesh")
         assert status["endpoint"] == mesh.orc.endpoint
-        assert status["registry"] == {"workers": 1, "models": {"m1": 1}, "leaseMs": 30_000}
+        assert status["registry"] == {"workers": 1, "models": {"m1": 1}, "aliases": {}, "leaseMs": 30_000}
         assert status["loadBalancer"].keys() == {"strategy", "workers", "waiting"}
         assert (status["health"]["total"], status["health"]["healthy"]) == (1, 1)
         assert (status["rpcClients"]["held"], status["rpcClients"]["ready"]) == (1, 1)
@@ -1348,5 +1348,13 @@ def test_nothing_that_happens_during_the_stop_starts_anything_new(tmp_path: Path
         await mesh.orc.stop()
         await asyncio.sleep(0)
         assert mesh.orc._tasks == set()
+
+    story(told, tmp_path)
+
+
+def test_names_of_models_that_contradict_themselves_stop_the_start(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        with pytest.raises(errors.SettingsError, match=r"routing\.aliases: a -> b -> a: "):
+            await mesh.orchestrator("odd", flags={"routing.aliases": "a=b,b=a"})
 
     story(told, tmp_path)

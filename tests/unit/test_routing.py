@@ -16,10 +16,12 @@ import pytest
 
 from tests.fakes.aio import run
 from wrk_base import contract, errors
+from wrk_base.contract import ModelFacts
 from wrk_base.rpc import wire
 from wrk_base.rpc.call import OpenCall, Parts, Reply
 from wrk_orchestrator.admission import Admission
 from wrk_orchestrator.load_balancer import LoadBalancer
+from wrk_orchestrator.model_names import ModelNames
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.routing import Question, Router, simulated
 from wrk_orchestrator.service_registry import ServiceRegistry
@@ -113,9 +115,14 @@ class Mesh:
         terms["stream_idle"] = 60.0
         self.router = Router(self.balancer, self, self.admission, **{**terms, **settings})  # type: ignore[arg-type]
 
-    def join(self, name: str, capacity: int) -> None:
+    def join(self, name: str, capacity: int, *models: str, **facts: ModelFacts) -> None:
+        """A rack that serves m1 unless said otherwise; `facts` are by model."""
         record = WorkerRecord(
-            worker_id=name, address=f"tcp://{name}:1", models=("m1",), max_concurrent=capacity
+            worker_id=name,
+            address=f"tcp://{name}:1",
+            models=models or ("m1",),
+            max_concurrent=capacity,
+            facts=facts,
         )
         self.balancer.apply(self.registry.register(record, 0.0))
         self.balancer.set_limit(name, capacity)
@@ -125,12 +132,21 @@ class Mesh:
         for name in names or tuple(self.peers):
             self.peers[name].script = script
 
-    async def ask(self, seconds: float = FAR, **options: Any) -> Reply:
-        head = {"modelId": "m1", "options": options}
+    async def ask(
+        self, seconds: float = FAR, model: str = "m1", terms: dict[str, Any] | None = None, **options: Any
+    ) -> Reply:
+        """`terms` are fields of the `Question`."""
+        head = {"modelId": model, "options": options}
         deadline = asyncio.get_running_loop().time() + seconds
         packed = wire.pack_head(head)
-        question = Question(contract.read_head(packed), packed, wire.OCTETS, PAYLOAD, deadline)
+        read = contract.read_head(packed)
+        question = Question(read, packed, wire.OCTETS, PAYLOAD, deadline, **(terms or {}))
         return await self.router.route(question)
+
+    async def answered(self, **how: Any) -> tuple[str, str | None]:
+        """Who answers, and the model that the answer names if it names one."""
+        head = wire.unpack_head((await self.ask(**how)).head)
+        return head["workerId"], head.get("modelId")
 
     async def refused(self, kind: type[errors.WrkError], **options: Any) -> errors.WrkError:
         with pytest.raises(kind) as caught:
@@ -586,13 +602,268 @@ def test_caller_that_leaves_at_its_deadline_has_seen_the_worker_miss_it() -> Non
     story(told, racks=1)
 
 
+# --- other names, other models
+
+NAMES = ModelNames({"gpt": "m1"}, {"m1": ["m2", "m3"], "only": ["m2"]})
+
+
+def test_an_alias_reaches_its_model_and_the_rack_is_told_the_model() -> None:
+    async def told(mesh: Mesh) -> None:
+        assert await mesh.answered(model="gpt", task="chat") == ("r1", "m1")
+        (call,) = mesh.peers["r1"].calls
+        assert call["head"] == {"modelId": "m1", "options": {"task": "chat"}}
+        assert call["payload"] is PAYLOAD
+        assert await mesh.answered(model="m1") == ("r1", None)
+
+    story(told, racks=1, names=NAMES)
+
+
+def test_an_alias_holds_although_a_rack_calls_its_model_so() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("pretender", 4, "gpt")
+        assert {await mesh.answered(model="gpt") for _ in range(4)} == {("r1", "m1")}
+
+    story(told, racks=1, names=NAMES)
+
+
+async def out_of_service(mesh: Mesh) -> None:
+    mesh.balancer.set_limit("r1", 0)
+
+
+async def gone(mesh: Mesh) -> None:
+    mesh.balancer.apply(mesh.registry.remove("r1"))
+
+
+async def full(mesh: Mesh) -> None:
+    mesh.balancer.report_load("r1", 0, 0, 0.0)  # it says that it takes none at the moment
+
+
+async def not_starting(mesh: Mesh) -> None:
+    mesh.tell(failing(not_started()), "r1")
+
+
+async def losing(mesh: Mesh) -> None:
+    mesh.tell(failing(lost()), "r1")
+
+
+@pytest.mark.parametrize("trouble", [out_of_service, gone, full, not_starting, losing])
+def test_a_fallback_answers_when_the_model_cannot(trouble: Callable[[Mesh], Awaitable[None]]) -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2")
+        mesh.join("r3", 4, "m3")
+        assert await mesh.answered() == ("r1", None)
+        await trouble(mesh)
+        assert await mesh.answered() == ("r2", "m2")
+        (call,) = mesh.peers["r2"].calls
+        assert call["head"]["modelId"] == "m2"
+        mesh.balancer.set_limit("r2", 0)
+        assert await mesh.answered(model="gpt") == ("r3", "m3")
+        mesh.balancer.set_limit("r2", 4)
+
+    story(told, racks=1, names=NAMES)
+
+
+def test_a_fallback_answers_when_nobody_meets_the_requirements() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2", m2=ModelFacts(["vision"]))
+        needs = {"capabilities": ["vision"]}
+        assert await mesh.answered(requirements=needs) == ("r2", "m2")
+
+    story(told, racks=1, names=NAMES)
+
+
+def test_a_model_of_which_only_the_fallback_is_known_is_served_and_is_not_unknown() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 1, "m2")
+        assert await mesh.answered(model="only") == ("r2", "m2")
+        mesh.balancer.set_limit("r2", 0)
+        error = await mesh.refused(errors.NoWorkersAvailable, model="only")
+        assert error.data["modelSeen"] is True
+        assert error.data["tried"].keys() == {"only", "m2"}
+        assert error.not_started
+        mesh.balancer.apply(mesh.registry.remove("r2"))
+
+    story(told, racks=0, names=NAMES)
+
+
+def test_of_several_refusals_the_one_for_the_model_that_was_named_is_told() -> None:
+    async def told(mesh: Mesh) -> None:
+        await full(mesh)
+        error = await mesh.refused(errors.CapacityExceeded)
+        assert error.data["model"] == "m1"
+        assert [reason.partition(":")[0] for reason in error.data["tried"].values()] == [
+            "model m1",
+            "model m2",
+            "model m3",
+        ]
+        assert mesh.router.counters == {"routed": 0, "failed": 1, "retried": 0}
+        await gone(mesh)
+        error = await mesh.refused(errors.NoWorkersAvailable, model="never")
+        assert (error.data["modelSeen"], "tried" in error.data) == (False, False)
+
+    story(told, racks=1, names=NAMES)
+
+
+def test_a_request_that_waited_in_vain_goes_to_the_fallback_and_waits_there_if_it_must() -> None:
+    async def told(mesh: Mesh) -> None:
+        loop = asyncio.get_running_loop()
+        mesh.join("r2", 1, "m2")
+        mesh.tell(after(3.0, answer()), "r2")
+        await full(mesh)
+        async with asking(mesh, model="m2"):
+            assert await mesh.answered() == ("r2", "m2")
+            assert loop.time() == pytest.approx(6.0, abs=0.01)  # two in vain, one for the slot, three for m2
+
+    story(told, racks=1, names=NAMES, queue_limit=5, queue_timeout=2.0)
+
+
+def test_a_caller_that_leaves_while_it_waits_for_a_fallback_leaves_nothing() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 1, "m2")
+        mesh.tell(after(60.0, answer()), "r2")
+        await full(mesh)
+        async with asking(mesh, model="m2"), asking(mesh) as task:
+            await asyncio.sleep(3.0)
+            task.cancel()
+            await asyncio.wait((task,))
+            assert task.cancelled()
+            assert mesh.admission.waiting == 0
+
+    story(told, racks=1, names=NAMES, queue_limit=5, queue_timeout=2.0)
+
+
+def test_no_fallback_is_tried_past_the_deadline() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2")
+        await full(mesh)
+        await mesh.refused(errors.CapacityExceeded, seconds=1.0)
+        assert mesh.asked == []
+
+    story(told, racks=1, names=NAMES, queue_limit=5, queue_timeout=2.0)
+
+
+def test_attempts_for_a_fallback_count_and_a_rack_that_serves_both_is_asked_for_both() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r1", 4, "m1", "m2")
+        mesh.tell(failing(errors.CapacityExceeded("no memory for it", not_started=True)), "r1")
+        error = await mesh.refused(errors.CapacityExceeded)
+        assert [call["head"]["modelId"] for call in mesh.peers["r1"].calls] == ["m1", "m2"]
+        assert (error.data["attempts"], error.data["workers"]) == (2, ["r1", "r1"])
+        assert mesh.router.counters["retried"] == 2
+        mesh.tell(answer())
+        assert await mesh.answered() == ("r1", None)
+
+    story(told, racks=1, names=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "settings"), [(not_starting, {"max_retries": 0}), (losing, {"enable_failover": False})]
+)
+def test_where_nothing_is_tried_again_no_fallback_is_tried_after_a_failure(
+    trouble: Callable[[Mesh], Awaitable[None]], settings: dict[str, Any]
+) -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2")
+        await trouble(mesh)
+        await mesh.refused(errors.Unavailable)
+        assert mesh.asked == ["r1"]
+        mesh.balancer.set_limit("r1", 0)  # where nobody was asked, nothing is tried again
+        assert await mesh.answered() == ("r2", "m2")
+
+    story(told, racks=1, names=NAMES, **settings)
+
+
+@pytest.mark.parametrize("raised", [errors.Internal("it failed"), errors.BadRequest("bad input")])
+def test_what_a_handler_raised_is_the_answer_and_no_reason_for_a_fallback(raised: errors.WrkError) -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2")
+        mesh.tell(failing(raised), "r1")
+        assert await mesh.refused(type(raised)) is raised
+        assert mesh.asked == ["r1"]
+
+    story(told, racks=1, names=NAMES)
+
+
+def test_a_request_that_may_not_be_repeated_goes_to_no_fallback_once_it_may_have_started() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2")
+        await losing(mesh)
+        await mesh.refused(errors.Unavailable, repeatable=False)
+        assert mesh.asked == ["r1"]
+        await not_starting(mesh)
+        assert await mesh.answered(repeatable=False) == ("r2", "m2")
+
+    story(told, racks=1, names=NAMES)
+
+
+def test_the_models_that_a_question_names_are_all_that_answer_it() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2")
+        mesh.join("r3", 4, "m3")
+        await gone(mesh)
+        assert await mesh.answered(terms={"models": ("m1", "m3")}) == ("r3", "m3")
+        await mesh.refused(errors.NoWorkersAvailable, terms={"models": ("m1",)})
+        assert mesh.asked == ["r3"]
+        del mesh.peers["r1"]
+
+    story(told, racks=1, names=NAMES)
+
+
+def test_find_looks_for_the_same_models_and_says_which() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("r2", 4, "m2")
+        assert mesh.router.find(contract.FindWorker("gpt")) == ("r1", "m1")
+        await out_of_service(mesh)
+        assert mesh.router.find(contract.FindWorker("gpt")) == ("r2", "m2")
+        with pytest.raises(errors.NoWorkersAvailable):
+            mesh.router.find(contract.FindWorker("gpt"), ("m1",))
+
+    story(told, racks=1, names=NAMES)
+
+
+# --- what a request seems to need
+
+
+def test_a_hint_binds_where_a_worker_tells_and_nowhere_else() -> None:
+    async def told(mesh: Mesh) -> None:
+        hinted = {"terms": {"hints": ("vision", "tools")}}
+        assert {(await mesh.answered(**hinted))[0] for _ in range(4)} == {"r1", "r2"}
+        mesh.join("sees", 4, "m1", m1=ModelFacts(["vision"]))
+        assert {(await mesh.answered(**hinted))[0] for _ in range(4)} == {"sees"}
+        mesh.join("uses", 4, "m1", m1=ModelFacts(["tools"]))  # nobody does both: the first hint holds
+        assert {(await mesh.answered(**hinted))[0] for _ in range(4)} == {"sees"}
+        assert {(await mesh.answered())[0] for _ in range(8)} == {"r1", "r2", "sees", "uses"}
+
+    story(told, racks=2)
+
+
+def test_a_hint_that_no_worker_has_that_meets_the_requirements_is_dropped() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("long", 4, "m1", m1=ModelFacts(context_length=32_768))
+        mesh.join("sees", 4, "m1", m1=ModelFacts(["vision"]))
+        needs = {"minContext": 8192}
+        assert await mesh.answered(terms={"hints": ("vision",)}, requirements=needs) == ("long", None)
+
+    story(told, racks=1)
+
+
+def test_a_hint_is_asked_anew_for_each_model() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.join("sees", 4, "m1", m1=ModelFacts(["vision"]))
+        mesh.join("r2", 4, "m2")
+        mesh.balancer.set_limit("sees", 0)
+        assert await mesh.answered(terms={"hints": ("vision",)}) == ("r2", "m2")
+
+    story(told, racks=1, names=NAMES)
+
+
 # --- without any rack
 
 
 def test_find_names_a_worker_and_takes_no_load() -> None:
     async def told(mesh: Mesh) -> None:
         found = [mesh.router.find(contract.FindWorker("m1")) for _ in range(3)]
-        assert sorted(found) == ["r1", "r2", "r3"]
+        assert sorted(found) == [("r1", "m1"), ("r2", "m1"), ("r3", "m1")]
         assert mesh.balancer.leases == 0
         with pytest.raises(errors.NoWorkersMatch):
             mesh.router.find(contract.FindWorker("m1", contract.Requirements(min_capacity=99)))

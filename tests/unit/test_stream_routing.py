@@ -124,6 +124,18 @@ def test_items_pass_in_order_and_the_end_tells_who_made_them(tmp_path: Path, cou
     told(story, tmp_path)
 
 
+def test_a_stream_by_an_alias_or_from_a_fallback_says_at_its_end_which_model_it_was(tmp_path: Path) -> None:
+    async def story(mesh: Mesh) -> None:
+        for name, model in (("m1", None), ("alias", "m1"), ("large", "m1")):
+            body = {**mesh.infer(3), "modelId": name}
+            stream = mesh.caller_.stream(mesh.orc.endpoint, "routeInferenceRequest", body, timeout=30.0)
+            assert [item["number"] async for item in stream] == [0, 1, 2]
+            assert stream.facts.get("modelId") == model
+
+    names = {"routing.aliases": "alias=m1", "routing.fallbacks": '{"large": ["alias"]}'}
+    told(story, tmp_path, **names)
+
+
 def test_whoever_does_not_stream_gets_the_final_value(tmp_path: Path) -> None:
     async def story(mesh: Mesh) -> None:
         endpoint = mesh.orc.endpoint

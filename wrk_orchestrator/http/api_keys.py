@@ -17,6 +17,8 @@ from msgspec import Meta
 
 from wrk_base import contract, errors
 
+from ..model_names import ModelNames
+
 PREFIX = "sk-wrk-"
 SECRET_BYTES = 32
 MAX_KEYS = 1000  # each is compared with every presented key: 0.2 ms at most
@@ -84,10 +86,17 @@ def holder(keys: Iterable[ApiKey], presented: bytes) -> ApiKey | None:
     return found
 
 
-def check_model(key: ApiKey | None, model_id: object) -> None:
-    """Raises `PermissionDenied` if the key is not for this model."""
-    if key is None or key.models is None or not isinstance(model_id, str) or model_id in key.models:
-        return
+def models_for(key: ApiKey | None, model_id: object, names: ModelNames) -> tuple[str, ...] | None:
+    """Which models may answer a request that names `model_id`; None: all that `names` says.
+
+    Raises `PermissionDenied` if the key is not for the one asked for. It is for a model if it lists any name
+    of it; fallbacks that it is not for are left out.
+    """
+    if key is None or key.models is None or not isinstance(model_id, str):  # what is no name, others refuse
+        return None
+    models = names.chain_within(model_id, key.models)
+    if models:
+        return models
     raise errors.PermissionDenied(
         f"this API key is not for the model {model_id[:256]!r}", data={"field": "modelId"}, not_started=True
     )

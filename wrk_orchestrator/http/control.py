@@ -110,12 +110,12 @@ async def register(request: Request[Any, Any, Any], service: Service) -> Answer:
 async def find(request: Request[Any, Any, Any], service: Service) -> Answer:
     """The worker that a request would get now
 
-    For callers that then talk to it directly, by RPC.
+    For callers that then talk to it directly, by RPC. `modelId` says for which model, where it is not the
+    one named.
     """
     body = await _body(request)
-    if isinstance(body, dict):
-        _exchange(request).caller.check_model(body.get("modelId"))
-    return service.find(body)
+    named = body.get("modelId") if isinstance(body, dict) else None
+    return service.find(body, _exchange(request).caller.models_for(named, service.names))
 
 
 @get("/api/workers", sync_to_thread=False)
@@ -175,13 +175,14 @@ def list_models(request: Request[Any, Any, Any], service: Service) -> Answer:
 
     An API key that is for some models sees these.
     """
-    return models.listed(service.registry, _exchange(request).caller)
+    return models.listed(service.registry, service.names, _exchange(request).caller)
 
 
 @get("/v1/models/{model:path}", opt={"openai": True, "refusals": (404,)}, sync_to_thread=False)
 def model(model: FromPath[str], request: Request[Any, Any, Any], service: Service) -> Answer:
     """One model"""
-    return models.one(service.registry, _exchange(request).caller, model.removeprefix("/"))
+    caller = _exchange(request).caller
+    return models.one(service.registry, service.names, caller, model.removeprefix("/"))
 
 
 def _openai(path: str, name: str, summary: str, example: dict[str, Any]) -> HTTPRouteHandler:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from wrk_base import errors
 
+from ..model_names import ModelNames
 from . import api_keys
 from .api_keys import ApiKey, Bucket
 from .errors import WrongHost
@@ -63,11 +64,14 @@ class Caller(NamedTuple):
         if not self.admin:
             raise errors.Unauthenticated(ADMIN_KEY_ADVICE)
 
-    def check_model(self, model_id: object) -> None:
-        api_keys.check_model(self.key, model_id)
+    def models_for(self, model_id: object, names: ModelNames) -> tuple[str, ...] | None:
+        """Which models may answer it, None: all that `names` says. Raises `PermissionDenied`."""
+        return api_keys.models_for(self.key, model_id, names)
 
-    def may_use(self, model_id: str) -> bool:
-        return self.key is None or self.key.models is None or model_id in self.key.models
+    def chain(self, model_id: str, names: ModelNames) -> tuple[str, ...]:
+        """The same for a listing: empty where `models_for` refuses."""
+        limits = self.key.models if self.key is not None else None
+        return names.chain(model_id) if limits is None else names.chain_within(model_id, limits)
 
 
 ANYBODY = Caller()

@@ -39,7 +39,8 @@ class RouteInference(contract.InferenceHead, frozen=True, kw_only=True):
 
 
 class Routed(msgspec.Struct, rename="camel"):
-    """The answer. `result` is what the rack said, `routedAt` Unix milliseconds."""
+    """The answer. `result` is what the rack said, `routedAt` Unix milliseconds, `modelId` the model that
+    answered where it is not the one named."""
 
     success: bool
     result: Any
@@ -47,6 +48,7 @@ class Routed(msgspec.Struct, rename="camel"):
     routed_at: int
     attempts: int
     request_id: str
+    model_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _sent = msgspec.json.Decoder(Sent, float_hook=number)
@@ -109,12 +111,13 @@ class Inference:
 
     async def _route(self, exchange: Exchange, body: bytes, arrived: float) -> Reply:
         head, wire_head, payload = take_apart(body)
-        exchange.caller.check_model(head.model_id)
+        models = exchange.caller.models_for(head.model_id, self._service.names)
         packed_head = _packed(wire_head)
         if not (head.simulate or head.options.simulate):
             self._check_size(packed_head, payload)
         timeout = head.options.timeout_ms or self._service.settings.request_timeout
-        return await self._service.route(head, packed_head, wire.JSON, payload, arrived + timeout / 1000)
+        deadline = arrived + timeout / 1000
+        return await self._service.route(head, packed_head, wire.JSON, payload, deadline, models)
 
     def _check_size(self, head: bytes, payload: bytes) -> None:
         """Refuse what no link can carry before a worker is picked for it, and blamed."""

@@ -6,33 +6,38 @@ from typing import Any
 
 from wrk_base import errors
 
+from ..model_names import ModelNames
 from ..service_registry import ServiceRegistry
 from .gate import Caller
 
 OWNER = "wrk"
 
 
-def listed(registry: ServiceRegistry, caller: Caller) -> dict[str, Any]:
-    """All models that this caller may use."""
-    models = [_entry(registry, name) for name in sorted(registry.models()) if caller.may_use(name)]
-    return {"object": "list", "data": models}
+def listed(registry: ServiceRegistry, names: ModelNames, caller: Caller) -> dict[str, Any]:
+    """All models that this caller may use, by every name under which somebody answers now."""
+    known = sorted({*registry.models(), *names.known()})
+    entries = (_entry(registry, name, caller.chain(name, names)) for name in known)
+    return {"object": "list", "data": [entry for entry in entries if entry is not None]}
 
 
-def one(registry: ServiceRegistry, caller: Caller, model: str) -> dict[str, Any]:
+def one(registry: ServiceRegistry, names: ModelNames, caller: Caller, model: str) -> dict[str, Any]:
     """One model; raises `NoWorkersAvailable`, as asking for it would."""
-    caller.check_model(model)
-    if not registry.serves(model):
-        raise errors.NoWorkersAvailable(
-            f"model {model[:256]}: no worker serves it", data={"modelSeen": registry.seen(model)}
-        )
-    return _entry(registry, model)
+    models = caller.models_for(model, names) or names.chain(model)
+    entry = _entry(registry, model, models)
+    if entry is None:
+        seen = any(map(registry.seen, models))
+        raise errors.NoWorkersAvailable(f"model {model[:256]}: no worker serves it", data={"modelSeen": seen})
+    return entry
 
 
-def _entry(registry: ServiceRegistry, model: str) -> dict[str, Any]:
-    workers = registry.workers_of(model)
+def _entry(registry: ServiceRegistry, name: str, models: tuple[str, ...]) -> dict[str, Any] | None:
+    """What is told of a name; None if nobody serves any of the models that may answer."""
+    served = next(filter(registry.serves, models), None)
+    if served is None:
+        return None
     return {
-        "id": model,
+        "id": name,
         "object": "model",
-        "created": min((worker.registered_at for worker in workers), default=0) // 1000,
+        "created": min(worker.registered_at for worker in registry.workers_of(served)) // 1000,
         "owned_by": OWNER,
     }

@@ -98,7 +98,7 @@ class OpenAi:
         sent = decode_json(_sent, ask.body)
         if not isinstance(sent.model, str) or not sent.model:
             raise errors.BadRequest("model: say which one, as a text", data={"field": "model"})
-        ask.caller.check_model(sent.model)
+        models = ask.caller.models_for(sent.model, self._service.names)
         task = TASKS[ask.path]
         streams = sent.stream is True and task in STREAMED
         head, packed_head = self._head(sent, task, ask.headers)
@@ -111,6 +111,7 @@ class OpenAi:
             wire.STREAM_WANTED if streams else 0,
             caller=ask.caller.name,
             prompt=sent.messages or sent.prompt or sent.input,
+            models=models,
         )
         answer = Answer(self.answers, direct, ask.request_id.encode(), task, streams, ask.held)
         self.answers.begin(answer)

@@ -236,12 +236,18 @@ class Answer:
         route = self.route
         if route is None or not route.tried:
             return b"x-request-id: %b\r\n" % self._request_id
-        worker = route.tried[-1].encode()
-        return b"x-request-id: %b\r\nx-wrk-worker: %b\r\nx-wrk-attempts: %d\r\n" % (
+        tried = route.tried
+        facts = b"x-request-id: %b\r\nx-wrk-worker: %b\r\nx-wrk-attempts: %d\r\n" % (
             self._request_id,
-            worker,
-            len(route.tried),
+            tried[-1].encode(),
+            len(tried),
         )
+        model = route.other_model
+        return facts + b"x-wrk-model: %b\r\n" % model.encode() if _fits_a_header(model) else facts
+
+
+def _fits_a_header(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable()
 
 
 def refuse(direct: Direct, error: errors.WrkError, facts: bytes) -> None:
