@@ -246,11 +246,14 @@ class RoutingSettings(Section, frozen=True):
     """What happens to a request when no worker is free, or one fails."""
 
     queue_limit: Annotated[int, count(0, 1_000_000,
-        "Requests that may wait for a worker; 0 refuses at once. Fewer tells callers the truth early; more "
-        "rides out a short burst.")] = 0
+        "Requests a model that may wait for a worker while all are full; 0 refuses at once. Fewer tells "
+        "callers the truth early; more rides out a longer burst.")] = 256
+    queue_total: Annotated[int, count(1, 1_000_000,
+        "Requests that may wait for a worker over all models. Fewer bounds what they hold, each its whole "
+        "body; more keeps busy models from taking the room of others.")] = 4096
     queue_timeout: Annotated[int, ms(0, DAY,
-        "How long a request may wait for a worker. Shorter refuses in time for the caller to go elsewhere; "
-        "longer wins a place more often.")] = 2000
+        "How long a request may wait for a worker, within its own deadline. Shorter refuses in time for the "
+        "caller to go elsewhere; longer suits models that take long for each answer.")] = 30_000
     retry_budget_share: Annotated[float, share(
         "Retries allowed as a share of the last 10 s of requests. Lower protects a struggling mesh from "
         "retry storms; higher hides more failures.")] = 0.2

@@ -9,6 +9,7 @@
     ├── NoWorkersAvailable         14   503 (404 for a model never seen)
     ├── NoWorkersMatch              9   503
     ├── CapacityExceeded            8   429
+    ├── QueueTimeout               14   503
     ├── DeadlineExceeded            4   504
     ├── Cancelled                   1   499
     ├── Unavailable                14   503
@@ -108,6 +109,12 @@ class CapacityExceeded(WrkError):
     """Everything that could answer is at capacity."""
 
     name, code, http_status, retryable = "ERR_CAPACITY_EXCEEDED", 8, 429, True
+
+
+class QueueTimeout(WrkError):
+    """No worker came free within the time that a request may wait for one."""
+
+    name, code, http_status, retryable = "ERR_QUEUE_TIMEOUT", 14, 503, True
 
 
 class DeadlineExceeded(WrkError):

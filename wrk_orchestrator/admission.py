@@ -1,108 +1,228 @@
 """The way in: a worker now, or a bounded wait for one, or a refusal.
 
-`routing.queueLimit` 0 refuses at once. Otherwise requests that found everything full wait by model;
-those that want the same are served in the order of their arrival, and none stands in the way of one
-that wants something else. Whoever frees a slot says so by `wake`. Only a full mesh makes anybody wait:
-that nobody serves a model is said at once.
+Who finds everything full waits by model, up to `routing.queueLimit` each and `routing.queueTotal` in all;
+where there is no room, whoever has most waiting gives way (fair_queue.py says who, and who is next). Only a
+full mesh makes anybody wait: that nobody serves a model is said at once. Whoever frees a slot says so by
+`wake`, which hands it on in the same call; a request that waits is an entry here and no task.
 
-Invariant: a waiter that is woken and cannot use the slot, or no longer wants it, wakes the next one that
-might. So no slot stays free beside a waiter that could use it.
+Invariants: no slot stays free beside a request that it fits; a request that was queued hears `granted` or
+`refused` once, unless it leaves before, and nothing of it is kept afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from heapq import nlargest
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from wrk_base import errors
+
+from .fair_queue import MAX_LINES, Wish
+from .model_queue import Applicant, ModelQueue, Waiter, first_guess
+from .records import Want, WorkerRecord
+from .wait_estimate import Pace
+
+PACES_KEPT = 1024  # beyond it the model whose queue was measured first is measured anew
+A_MOMENT = 0.05  # seconds; a refusal leaves that much before the request's deadline, so that it arrives
+QUEUES_SHOWN = 50
 
 T = TypeVar("T")
 
 
-class Waiter:
-    """A request in the queue: what it wants, and the future that says that it may look again."""
+class Workers(Protocol):
+    """What is asked of the balancer."""
 
-    __slots__ = ("turn", "want")
+    def with_room(self, worker_id: str) -> WorkerRecord | None: ...
 
-    def __init__(self, want: Any, turn: asyncio.Future[None]) -> None:
-        self.want, self.turn = want, turn
+    def offered(self, want: Want) -> bool: ...
 
 
-class Admission:
-    """`queue_limit` requests a model wait for at most `queue_timeout` seconds."""
+class Limits(NamedTuple):
+    """`per_model` and `total` requests wait, for at most `timeout` seconds."""
 
-    def __init__(self, queue_limit: int, queue_timeout: float) -> None:
-        self._limit, self._timeout = queue_limit, queue_timeout
+    per_model: int
+    total: int
+    timeout: float
+
+
+class Admission(Generic[T]):
+    """All queues. `limits.per_model` 0 refuses at once."""
+
+    def __init__(self, limits: Limits, workers: Workers) -> None:
+        self._limits, self._workers = limits, workers
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[str, deque[Waiter]] = {}
+        self._queues: dict[str, ModelQueue[T]] = {}
+        self._paces: dict[str, Pace] = {}
+        self._turn = 0
+        self._roomy: dict[str, None] = {}
+        self._waking = False
+        self.waiting = 0
 
-    @property
-    def waiting(self) -> int:
-        return sum(len(queue) for queue in self._waiting.values())
+    # --- a request
 
-    def admit(self, model_id: str, want: Any, pick: Callable[[], T]) -> T | None:
-        """What `pick` returns, or None where the request has to `wait`. Raises what `pick` raises.
-
-        Requests with equal `want` can be served by the same workers.
-        """
-        queue = self._waiting.get(model_id)
-        if not queue or not any(waiter.want == want for waiter in queue):
+    def admit(self, model_id: str, applicant: Applicant[T]) -> T | None:
+        """What `pick` returns, or None where it waits and will be called back. Raises what refuses it."""
+        queue = self._queues.get(model_id)
+        full = None
+        if queue is None or not queue.has(applicant.wish()):
             try:
-                return pick()
-            except errors.CapacityExceeded:
-                if not self._limit:
+                return applicant.pick()
+            except errors.CapacityExceeded as error:
+                if not self._limits.per_model:
                     raise
+                full = error
+        self._enqueue(Waiter(applicant, model_id, applicant.wish(), self._loop.time()), full)
         return None
 
-    def wake(self, models: Iterable[str]) -> None:
-        """A slot came free that serves these models."""
-        for model_id in models if self._waiting else ():
-            _wake_first(self._waiting.get(model_id, ()))
+    def leave(self, waiter: Waiter[T]) -> None:
+        """It does not want to wait any more; it hears nothing."""
+        if waiter.timer is not None:
+            self._queues[waiter.model_id].leave(waiter)
+            self._forget(waiter)
 
-    async def wait(self, model_id: str, want: Any, pick: Callable[[], T], deadline: float) -> T:
-        """What `pick` returns as soon as it does not raise `CapacityExceeded`; every other error at once."""
-        until = min(deadline, self._loop.time() + self._timeout)
-        queue = self._waiting.setdefault(model_id, deque())
-        if len(queue) >= self._limit:
-            raise errors.CapacityExceeded(
-                f"{len(queue)} requests for {model_id} wait already", retry_after_ms=int(self._timeout * 1000)
-            )
-        waiter = Waiter(want, self._loop.create_future())
-        queue.append(waiter)
+    def _enqueue(self, waiter: Waiter[T], full: errors.CapacityExceeded | None) -> None:
+        model_id, now = waiter.model_id, waiter.since
+        queue = self._queues.get(model_id)
+        if queue is None:
+            queue = ModelQueue(model_id, self._turn + 1, self._pace(model_id, full))
+            queue.pace.begin(now)
+        ousted = self._make_room(queue, waiter)
+        self._queues[model_id] = queue
+        queue.join(waiter, self._turn + 1)
+        self.waiting += 1
+        until = min(waiter.applicant.deadline - A_MOMENT, now + self._limits.timeout)
+        waiter.timer = self._loop.call_at(until, self._late, waiter)
+        waiter.applicant.queued(waiter)
+        if ousted is not None:
+            error = queue.full("requests of others, who have fewer, go before", now)
+            ousted.applicant.refused(error, now - ousted.since)
+
+    def _make_room(self, queue: ModelQueue[T], waiter: Waiter[T]) -> Waiter[T] | None:
+        """Who gave way, if anybody had to; raises `CapacityExceeded` where nobody does."""
+        now, ousted = waiter.since, None
+        if not queue.takes(waiter.wish):
+            reason = f"requests with {MAX_LINES} different requirements wait, and no further ones may"
+            raise queue.full(reason, now)
+        if len(queue) >= self._limits.per_model:
+            ousted = queue.crowding(waiter)
+            if ousted is None:
+                reason = f"{len(queue)} requests wait, all that routing.queueLimit allows"
+                raise queue.full(reason, now)
+            self.leave(ousted)
+        elif self.waiting >= self._limits.total:
+            reason = f"{self.waiting} requests wait for all models, as many as routing.queueTotal allows"
+            raise queue.full(reason, now)
+        return ousted
+
+    def _late(self, waiter: Waiter[T]) -> None:
+        queue, now = self._queues[waiter.model_id], self._loop.time()
+        self.leave(waiter)
+        waited = now - waiter.since
+        waiter.applicant.refused(queue.late(waited, now), waited)
+
+    # --- slots
+
+    def wake(self, worker_id: str) -> None:
+        """This worker may have room: whoever it fits gets it, in turn, before anybody else can ask.
+
+        A request that got a slot may fail at once and free it again; that wakes from within, and is dealt
+        with by the call that is already at it.
+        """
+        if not self._queues:
+            return
+        self._roomy[worker_id] = None
+        if self._waking:
+            return
+        self._waking = True
         try:
-            async with asyncio.timeout_at(until):
-                while True:
-                    await waiter.turn
-                    try:
-                        return pick()
-                    except errors.CapacityExceeded:
-                        waiter.turn = self._loop.create_future()
-                        _wake_first(_behind(waiter, queue))
-        except TimeoutError:
-            raise errors.CapacityExceeded(
-                f"no worker for {model_id} came free in time", retry_after_ms=int(self._timeout * 1000)
-            ) from None
+            while self._roomy:
+                self._hand_out(self._roomy.popitem()[0])
         finally:
-            self._leave(model_id, queue, waiter)
+            self._waking = False
 
-    def _leave(self, model_id: str, queue: deque[Waiter], waiter: Waiter) -> None:
-        queue.remove(waiter)
-        if not queue:
-            self._waiting.pop(model_id, None)
-        elif waiter.turn.done():  # woken and leaving without a worker, or served: the next may fit, too
-            _wake_first(queue)
+    def _hand_out(self, worker_id: str) -> None:
+        vain: set[Wish] = set()
+        while (worker := self._workers.with_room(worker_id)) is not None:
+            waiter = self._next_for(worker, vain)
+            if waiter is None:
+                return
+            if not self._look(waiter):
+                vain.add(waiter.wish)
 
+    def _next_for(self, worker: WorkerRecord, vain: set[Wish]) -> Waiter[T] | None:
+        """Among all models of the worker, whoever's turn it is most."""
 
-def _wake_first(queue: Iterable[Waiter]) -> None:
-    for waiter in queue:
-        if not waiter.turn.done():
-            waiter.turn.set_result(None)
-            break
+        def fits(wish: Wish) -> bool:
+            return wish not in vain and wish.fits(worker)
 
+        turn = self._turn + 1
+        best, most = None, 0
+        for model_id in worker.models:
+            queue = self._queues.get(model_id)
+            if queue is not None:
+                for waiter in queue.heads(fits):
+                    claim = queue.claim(waiter, turn)
+                    if claim > most:
+                        best, most = waiter, claim
+        return best
 
-def _behind(waiter: Waiter, queue: deque[Waiter]) -> Iterable[Waiter]:
-    """Those behind it that want something else; who wants the same would fare the same."""
-    place = queue.index(waiter)
-    return (other for other in list(queue)[place + 1 :] if other.want != waiter.want)
+    def _look(self, waiter: Waiter[T]) -> bool:
+        """Whether it waits no more: it has a worker, or its refusal."""
+        try:
+            lease = waiter.applicant.pick()
+        except errors.CapacityExceeded:
+            return False
+        except errors.WrkError as error:
+            self._refuse(waiter, error)
+            return True
+        now = self._loop.time()
+        self._turn += 1
+        queue = self._queues[waiter.model_id]
+        queue.served(waiter, self._turn)
+        queue.pace.moved(now)
+        self._forget(waiter)
+        waiter.applicant.granted(lease, now - waiter.since)
+        return True
+
+    def review(self, models: Iterable[str]) -> None:
+        """Other workers offer these models than did before: whoever nobody is left for is told."""
+        for model_id in models if self._queues else ():
+            queue = self._queues.get(model_id)
+            if queue is not None:
+                for wish in queue.wishes():
+                    if not self._workers.offered(wish.want):
+                        self._look_all(queue.standing(wish))
+
+    def _look_all(self, waiters: list[Waiter[T]]) -> None:
+        for waiter in waiters:
+            if waiter.timer is not None and not self._look(waiter):
+                break
+
+    # --- what is kept
+
+    def queues(self) -> list[dict[str, Any]]:
+        """The longest queues, for people."""
+        now = self._loop.time()
+        longest = nlargest(QUEUES_SHOWN, self._queues.values(), key=len)
+        return [queue.shown(now) for queue in longest]
+
+    def _refuse(self, waiter: Waiter[T], error: errors.WrkError) -> None:
+        self.leave(waiter)
+        waiter.applicant.refused(error, self._loop.time() - waiter.since)
+
+    def _forget(self, waiter: Waiter[T]) -> None:
+        assert waiter.timer is not None
+        waiter.timer.cancel()
+        waiter.timer = None
+        self.waiting -= 1
+        if not self._queues[waiter.model_id]:
+            del self._queues[waiter.model_id]
+
+    def _pace(self, model_id: str, full: errors.CapacityExceeded | None) -> Pace:
+        pace = self._paces.get(model_id)
+        if pace is None:
+            if len(self._paces) >= PACES_KEPT:
+                del self._paces[next(iter(self._paces))]
+            pace = self._paces[model_id] = Pace(first_guess(full))
+        return pace

@@ -105,7 +105,8 @@ class Fleet:
         peers: Peers,
         network: Network,
         spawn: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
-        on_room: Callable[[tuple[str, ...]], None],
+        on_room: Callable[[str], None],
+        on_offers: Callable[[Iterable[str]], None],
         on_left: Callable[[WorkerRecord], None],
         probe_timeout: float,
         max_links: int,
@@ -116,7 +117,7 @@ class Fleet:
         self._owners, self._membership = owners, membership
         self.registry, self.balancer, self.health = registry, balancer, health
         self._peers, self._network, self._spawn = peers, network, spawn
-        self._on_room, self._on_left = on_room, on_left
+        self._on_room, self._on_offers, self._on_left = on_room, on_offers, on_left
         self._probe_timeout, self._max_links, self._log = probe_timeout, max_links, log
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, RackLink] = {}
@@ -238,12 +239,14 @@ class Fleet:
                     self.observe(worker.worker_id, Observation.CONNECTION_LOST, "it has moved")
                     self._disconnect(worker.worker_id)
                     self._connect(worker)
-                self._on_room(worker.models)
+                self._on_room(worker.worker_id)
             elif isinstance(change, Left):
                 self._log.info("worker.left", worker=worker.worker_id, reason=change.reason)
                 self.health.remove(worker.worker_id)
                 self._disconnect(worker.worker_id)
                 self._on_left(worker)
+        for change in changes:
+            self._on_offers(change.before.models if isinstance(change, Updated) else change.worker.models)
 
     def _connect(self, worker: WorkerRecord) -> None:
         link = self._links.get(worker.address) or self._open_link(worker.address, worker.source)
@@ -357,7 +360,7 @@ class Fleet:
             in_flight, capacity = facts.get("inFlight"), facts.get("maxConcurrent")
             if type(in_flight) is int and type(capacity) is int and in_flight >= 0 and capacity >= 0:
                 self.balancer.report_load(worker_id, in_flight, capacity, now)
-                self._tell_room(worker_id)
+                self._on_room(worker_id)
 
     def _start_pull(self, link: RackLink) -> None:
         """Ask what it offers, unless that is under way: a burst of refusals is one reason to ask."""
@@ -437,18 +440,13 @@ class Fleet:
             if isinstance(error, errors.ModelNotAvailable) and link is not None:
                 self._start_pull(link)
 
-    def _tell_room(self, worker_id: str) -> None:
-        record = self.registry.get(worker_id)
-        if record is not None:
-            self._on_room(record.models)
-
     def _act(self, changes: tuple[Change, ...]) -> None:
         for change in changes:
             link = self._link_of.get(change.worker_id)
             if isinstance(change, SetLimit):
                 self.balancer.set_limit(change.worker_id, change.limit)
                 if change.limit:
-                    self._tell_room(change.worker_id)
+                    self._on_room(change.worker_id)
             elif isinstance(change, Transition):
                 self._log.info(
                     "worker.state",

@@ -176,6 +176,15 @@ class LoadBalancer:
         everybody = [self._candidates[worker_id] for worker_id in self._registry.matching(Want(model_id))]
         return explanation(strategy, want, everybody, exclude, now, affinity)
 
+    def with_room(self, worker_id: str) -> WorkerRecord | None:
+        """The worker, if it takes one more call now."""
+        candidate = self._candidates.get(worker_id)
+        return candidate.record if candidate is not None and candidate.open else None
+
+    def offered(self, want: Want) -> bool:
+        """Whether any worker, in service or not, meets `want`."""
+        return self._registry.anybody(want)
+
     def limit(self, worker_id: str) -> int:
         candidate = self._candidates.get(worker_id)
         return 0 if candidate is None else candidate.limit

@@ -11,6 +11,7 @@ import asyncio
 from typing import Any
 
 from wrk_base import clock, contract, errors
+from wrk_base.config import RoutingSettings
 from wrk_base.discovery import Found, HearsOthers
 from wrk_base.rpc import wire
 from wrk_base.rpc.call import Reply
@@ -20,12 +21,12 @@ from wrk_base.security.roles import OPERATOR
 from wrk_base.store import Store
 from wrk_base.worker import Worker, WorkerContext
 
-from .admission import Admission
+from .admission import Admission, Limits
 from .fleet import Fleet
 from .health_monitor import HealthMonitor
 from .health_policy import HealthPolicy
 from .health_table import Observation
-from .load_balancer import LoadBalancer
+from .load_balancer import Lease, LoadBalancer
 from .members import Members
 from .model_names import ModelNames
 from .owners import Owners
@@ -62,7 +63,7 @@ class OrchestratorWorker(Worker):
             ),
         )
         self.health_monitor = HealthMonitor(_policy(context), context.rng)
-        self.admission = Admission(settings.routing.queue_limit, settings.routing.queue_timeout / 1000)
+        self.admission: Admission[Lease] = Admission(_queue_limits(settings.routing), self.balancer)
         self.owners = Owners(self.identity.worker_id)
         self.fleet = Fleet(
             registry=self.registry,
@@ -72,6 +73,7 @@ class OrchestratorWorker(Worker):
             network=context.network,
             spawn=self.spawn,
             on_room=self.admission.wake,
+            on_offers=self.admission.review,
             on_left=self._forget,
             probe_timeout=settings.health.probe_timeout / 1000,
             max_links=settings.rpc.max_peers,
@@ -250,7 +252,13 @@ class OrchestratorWorker(Worker):
     def _route_request(self, request: Request) -> None:
         head = contract.read_head(request.head)
         question = self._question(
-            head, request.head, request.content_type, request.payload, request.deadline, request.flags
+            head,
+            request.head,
+            request.content_type,
+            request.payload,
+            request.deadline,
+            request.flags,
+            request.peer.worker_id,
         )
         if _simulates(head):
             reply = simulated(question, self.identity.worker_id)
@@ -267,12 +275,13 @@ class OrchestratorWorker(Worker):
         payload: wire.Payload,
         deadline: float,
         models: tuple[str, ...] | None = None,
+        caller: str = "",
     ) -> Reply:
         """Route one request whose payload stays packed; `deadline` in the loop's time. Raises `WrkError`.
 
-        `models` may answer it; None: those that the settings name.
+        `models` may answer it; None: those that the settings name. `caller` is whose share of queues it has.
         """
-        question = self._question(head, packed_head, content_type, payload, deadline)
+        question = self._question(head, packed_head, content_type, payload, deadline, caller=caller)
         question.models = models
         if _simulates(head):
             return simulated(question, self.identity.worker_id)
@@ -286,12 +295,13 @@ class OrchestratorWorker(Worker):
         payload: wire.Payload,
         deadline: float,
         flags: int = 0,
+        caller: str = "",
     ) -> Question:
         if head.options.timeout_ms is not None:
             deadline = min(deadline, self._loop.time() + head.options.timeout_ms / 1000)
             flags |= flags & wire.STREAM_WANTED and wire.WHOLE
         flags &= wire.STREAM_WANTED | wire.WHOLE
-        return Question(head, packed_head, content_type, payload, deadline, flags)
+        return Question(head, packed_head, content_type, payload, deadline, flags, caller)
 
     def find(self, body: Any, models: tuple[str, ...] | None = None) -> dict[str, Any]:
         """`findAvailableWorker`: the lookaside way. `modelId` is there where the rack has to be asked for
@@ -355,6 +365,7 @@ class OrchestratorWorker(Worker):
                 "strategy": self.settings.load_balancing_strategy,
                 "workers": self._balancer_stats(),
                 "waiting": self.admission.waiting,
+                "queues": self.admission.queues(),
             },
             "health": self.health_monitor.aggregate(),
             "rpcClients": self.peers.stats(),
@@ -407,6 +418,10 @@ def _check_operator(by: PeerInfo | None, worker_id: str) -> None:
 
 def _simulates(head: contract.InferenceHead) -> bool:
     return head.simulate or head.options.simulate
+
+
+def _queue_limits(routing: RoutingSettings) -> Limits:
+    return Limits(routing.queue_limit, routing.queue_total, routing.queue_timeout / 1000)
 
 
 def _policy(context: WorkerContext) -> HealthPolicy:

@@ -190,7 +190,7 @@ class Pools:
 
 
 def want_of(model: str, requirements: Requirements | None) -> Want:
-    """What a request asks for."""
+    """What a request asks for, normalised."""
     return _want(_key(model, requirements))
 
 

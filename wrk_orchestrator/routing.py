@@ -20,8 +20,11 @@ from wrk_base.rpc.client import Peer
 from wrk_base.rpc.stream import FIRST_ITEMS
 
 from .admission import Admission
+from .fair_queue import Wish
 from .load_balancer import Lease, LoadBalancer
 from .model_names import NO_OTHER_NAMES, ModelNames
+from .model_queue import Waiter
+from .pools import want_of
 from .retry_budget import RetryBudget
 
 MODELS_WITH_A_BUDGET = 1024  # beyond it the oldest budget starts anew
@@ -55,7 +58,7 @@ class Router:
         self,
         balancer: LoadBalancer,
         links: Links,
-        admission: Admission,
+        admission: Admission[Lease],
         *,
         max_retries: int,
         enable_failover: bool,
@@ -138,7 +141,9 @@ class Question:
 class Route:
     """A request under way: one attempt after the other until its asker was told an outcome.
 
-    `_tried` are workers that were tried for the model of the moment, `_earlier` those for models before it.
+
+    `_tried` are workers that were tried for the model of the moment, `_earlier` those for models before it;
+    `waited` is how many seconds it has been in queues.
     """
 
     __slots__ = (
@@ -151,11 +156,12 @@ class Route:
         "_model",
         "_needs",
         "_packed_head",
+        "_place",
         "_question",
         "_refusals",
         "_router",
         "_tried",
-        "_waiting",
+        "waited",
     )
 
     def __init__(self, router: Router, question: Question, asker: Asker) -> None:
@@ -165,7 +171,8 @@ class Route:
         self._refusals: dict[str, errors.WrkError] = {}
         self._last: errors.WrkError | None = None
         self._attempt: Attempt | None = None
-        self._waiting: asyncio.Task[None] | None = None
+        self._place: Waiter[Lease] | None = None
+        self.waited = 0.0
         self._turn_to(question.models or router.names.chain(question.head.model_id))
 
     def _turn_to(self, models: tuple[str, ...]) -> None:
@@ -181,45 +188,60 @@ class Route:
             self._needs = self._router.balancer.narrowed(model, self._needs, question.hints)
 
     def advance(self) -> None:
-        """Send it to a worker that was not tried yet, or wait for one."""
-        want = (self._needs, self._tried)
+        """Send it to a worker that was not tried yet, or have it wait for one."""
         try:
-            lease = self._router.admission.admit(self._model, want, self._pick)
+            lease = self._router.admission.admit(self._model, self)
         except errors.WrkError as error:
             self._nobody(error)
             return
-        if lease is None:
-            self._waiting = self._router.loop.create_task(self._wait(want), name="wait for a worker")
-        else:
+        if lease is not None:
             self._send(lease)
 
     def cancel(self, verdict: errors.WrkError) -> None:
         """Stop it, all the way to the worker; its asker is told the verdict."""
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._place is not None:
+            self._router.admission.leave(self._place)
+            self._place = None
             self._asker.fail(verdict)
         elif self._attempt is not None:
             self._attempt.cancel()
             self._asker.fail(verdict)
 
-    def _pick(self) -> Lease:
+    # What admission asks, and tells.
+
+    @property
+    def caller(self) -> str:
+        return self._question.caller
+
+    @property
+    def priority(self) -> str:
+        return self._question.head.options.priority
+
+    def pick(self) -> Lease:
         router = self._router
         return router.balancer.pick(self._model, self._needs, self._tried, router.loop.time(), self._affinity)
 
-    async def _wait(self, want: Any) -> None:
-        deadline = self._question.deadline
-        try:
-            lease = await self._router.admission.wait(self._model, want, self._pick, deadline)
-        except errors.WrkError as error:
-            self._waiting = None
-            self._nobody(error)
-            return
-        self._waiting = None
+    def wish(self) -> Wish:
+        return Wish(want_of(self._model, self._needs), frozenset(self._tried))
+
+    def queued(self, waiter: Waiter[Lease]) -> None:
+        self._place = waiter
+
+    def granted(self, lease: Lease, waited: float) -> None:
+        self._place = None
+        self.waited += waited
         self._send(lease)
+
+    def refused(self, error: errors.WrkError, waited: float) -> None:
+        self._place = None
+        self.waited += waited
+        self._nobody(error)
+
+    # What becomes of it.
 
     def _nobody(self, refusal: errors.WrkError) -> None:
         self._refusals[self._model] = refusal
-        if self._later and self.now < self._question.deadline:
+        if self._later and self.now < self._question.deadline - A_MOMENT:
             self._earlier += tuple(self._tried)
             self._turn_to(self._later)
             self.advance()
@@ -344,7 +366,7 @@ class Route:
         now = router.loop.time()
         lease.done(ok=error is None, now=now, elapsed_s=(first_at or now) - started)
         router.links.note_outcome(lease.worker.worker_id, error, now - started)
-        router.admission.wake(lease.worker.models)
+        router.admission.wake(lease.worker.worker_id)
 
     def give_back(self, lease: Lease, started: float) -> None:
         """The same for a call that was cancelled: of it nothing is learnt, unless it was at its deadline."""
@@ -352,7 +374,7 @@ class Route:
             self.settle(lease, errors.DeadlineExceeded(), started)
         else:
             lease.release()
-            self._router.admission.wake(lease.worker.models)
+            self._router.admission.wake(lease.worker.worker_id)
 
 
 class Attempt(StreamCall):

@@ -343,7 +343,7 @@ def test_malformed_registrations_name_the_field_and_change_nothing(tmp_path: Pat
 def test_refusals_come_at_once_and_name_what_exists(tmp_path: Path) -> None:
     async def story() -> None:
         with (
-            start_orchestrator(tmp_path) as orchestrator,
+            start_orchestrator(tmp_path, "--routing.queueLimit", "0") as orchestrator,
             start_rack(tmp_path, "r1", "--capacity", "1") as rack,
         ):
             async with caller_of(orchestrator) as caller:

@@ -80,7 +80,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "poolLinger": 300000,
     }
     assert builtins["rpc"]["port"] is None
-    assert builtins["routing"]["queueLimit"] == 0
+    assert builtins["routing"]["queueLimit"] == 256
     assert builtins["stop"]["drainTimeout"] == 10000
 
 

@@ -46,6 +46,7 @@ STATUS: dict[type[errors.WrkError], int] = {
     errors.UpstreamFailed: 502,
     errors.NoWorkersAvailable: 503,
     errors.NoWorkersMatch: 503,
+    errors.QueueTimeout: 503,
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
 }

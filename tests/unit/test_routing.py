@@ -19,8 +19,8 @@ from wrk_base import contract, errors
 from wrk_base.contract import ModelFacts
 from wrk_base.rpc import wire
 from wrk_base.rpc.call import OpenCall, Parts, Reply
-from wrk_orchestrator.admission import Admission
-from wrk_orchestrator.load_balancer import LoadBalancer
+from wrk_orchestrator.admission import Admission, Limits
+from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.model_names import ModelNames
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.routing import Question, Router, simulated
@@ -98,6 +98,23 @@ class ScriptedPeer:
         self.tasks[id(call)].cancel()
 
 
+class Listener:
+    """An asker that only notes that it was answered."""
+
+    def __init__(self) -> None:
+        self.answered = asyncio.Event()
+
+    def answer(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
+        self.answered.set()
+
+    def send_items(self, content_type: int, payloads: tuple[bytes, ...]) -> None: ...
+
+    def end_stream(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None: ...
+
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+
 class Mesh:
     """A router, and racks by name. `tell` gives the racks their scripts, all of them by default."""
 
@@ -109,8 +126,8 @@ class Mesh:
         self.elapsed: list[float] = []
         for number in range(1, racks + 1):
             self.join(f"r{number}", capacity)
-        queue = (settings.pop("queue_limit", 0), settings.pop("queue_timeout", 2.0))
-        self.admission = Admission(*queue)
+        queue = Limits(settings.pop("queue_limit", 0), 100, settings.pop("queue_timeout", 2.0))
+        self.admission: Admission[Lease] = Admission(queue, self.balancer)
         terms = {"max_retries": 3, "enable_failover": True, "budget_share": 0.2, "budget_floor": 3.0}
         terms["stream_idle"] = 60.0
         self.router = Router(self.balancer, self, self.admission, **{**terms, **settings})  # type: ignore[arg-type]
@@ -132,16 +149,18 @@ class Mesh:
         for name in names or tuple(self.peers):
             self.peers[name].script = script
 
-    async def ask(
+    def question(
         self, seconds: float = FAR, model: str = "m1", terms: dict[str, Any] | None = None, **options: Any
-    ) -> Reply:
+    ) -> Question:
         """`terms` are fields of the `Question`."""
         head = {"modelId": model, "options": options}
         deadline = asyncio.get_running_loop().time() + seconds
         packed = wire.pack_head(head)
         read = contract.read_head(packed)
-        question = Question(read, packed, wire.OCTETS, PAYLOAD, deadline, **(terms or {}))
-        return await self.router.route(question)
+        return Question(read, packed, wire.OCTETS, PAYLOAD, deadline, **(terms or {}))
+
+    async def ask(self, seconds: float = FAR, **how: Any) -> Reply:
+        return await self.router.route(self.question(seconds, **how))
 
     async def answered(self, **how: Any) -> tuple[str, str | None]:
         """Who answers, and the model that the answer names if it names one."""
@@ -546,6 +565,76 @@ def test_slot_comes_free_however_its_request_ends(end: str) -> None:
     story(told, racks=1, capacity=1, queue_limit=1, queue_timeout=60.0)
 
 
+def test_route_knows_how_long_it_waited() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(1.0, answer()))
+        async with asking(mesh) as first:
+            asker = Listener()
+            route = mesh.router.start(mesh.question(), asker)
+            await first
+            assert route.waited == pytest.approx(1.0, abs=0.01)
+            await asker.answered.wait()
+        asker.answered.clear()
+        assert mesh.router.start(mesh.question(), asker).waited == 0.0
+        await asker.answered.wait()
+
+    story(told, racks=1, capacity=1, queue_limit=1, queue_timeout=60.0)
+
+
+def test_caller_with_many_requests_does_not_delay_the_first_of_another() -> None:
+    async def told(mesh: Mesh) -> None:
+        loop = asyncio.get_running_loop()
+        mesh.tell(after(1.0, answer()))
+        script = [asyncio.create_task(mesh.ask(terms={"caller": "script"})) for _ in range(20)]
+        await asyncio.sleep(0.5)
+        await mesh.ask(terms={"caller": "person"})
+        assert loop.time() == pytest.approx(3.0)
+        assert sum(task.done() for task in script) == 2
+        await asyncio.gather(*script)
+
+    story(told, racks=1, capacity=1, queue_limit=100, queue_timeout=60.0)
+
+
+def test_who_waited_too_long_is_told_when_to_come_again_and_nothing_was_started() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(5.0, answer()))
+        async with asking(mesh):
+            late = await mesh.refused(errors.QueueTimeout)
+            assert asyncio.get_running_loop().time() == pytest.approx(2.0, abs=0.01)
+            assert late.not_started
+            assert late.retry_after_ms is not None
+            assert len(mesh.asked) == 1
+
+    story(told, racks=1, capacity=1, queue_limit=5)
+
+
+def test_caller_that_leaves_the_queue_is_out_of_it_at_once() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(5.0, answer()))
+        async with asking(mesh):
+            async with asking(mesh):
+                assert mesh.admission.waiting == 1
+            assert mesh.admission.waiting == 0
+            assert mesh.balancer.leases == 1
+
+    story(told, racks=1, capacity=1, queue_limit=5)
+
+
+def test_request_that_failed_waits_for_another_worker_that_is_full() -> None:
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(after(1.0, answer()))
+        async with asking(mesh) as busy:
+            (full,) = mesh.asked
+            (free,) = mesh.peers.keys() - {full}
+            mesh.tell(failing(lost()), free)
+            reply = await mesh.ask()
+            head = wire.unpack_head(reply.head)
+            assert (head["workerId"], head["attempts"]) == (full, 2)
+            assert busy.done()
+
+    story(told, racks=2, capacity=1, queue_limit=5, queue_timeout=60.0)
+
+
 # --- deadlines and callers that leave
 
 
@@ -736,7 +825,7 @@ def test_no_fallback_is_tried_past_the_deadline() -> None:
     async def told(mesh: Mesh) -> None:
         mesh.join("r2", 4, "m2")
         await full(mesh)
-        await mesh.refused(errors.CapacityExceeded, seconds=1.0)
+        await mesh.refused(errors.QueueTimeout, seconds=1.0)
         assert mesh.asked == []
 
     story(told, racks=1, names=NAMES, queue_limit=5, queue_timeout=2.0)

@@ -11,6 +11,7 @@ _ADVICE = {
     errors.NoWorkersAvailable.name: "`wrk workers` lists what is there, `wrk rack KIND` starts more",
     errors.NoWorkersMatch.name: "ask for less, or start a rack that meets the requirements",
     errors.CapacityExceeded.name: "try again in a moment, or start another rack",
+    errors.QueueTimeout.name: "try again in a moment, start another rack, or raise routing.queueTimeout",
     errors.ModelNotAvailable.name: "`wrk workers` lists the models of every rack",
     errors.MethodNotFound.name: "choose one of these, or another --peer",
     errors.WorkerNotFound.name: "`wrk workers` lists the ids",

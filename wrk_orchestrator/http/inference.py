@@ -116,8 +116,8 @@ class Inference:
         if not (head.simulate or head.options.simulate):
             self._check_size(packed_head, payload)
         timeout = head.options.timeout_ms or self._service.settings.request_timeout
-        deadline = arrived + timeout / 1000
-        return await self._service.route(head, packed_head, wire.JSON, payload, deadline, models)
+        deadline, caller = arrived + timeout / 1000, exchange.caller.name
+        return await self._service.route(head, packed_head, wire.JSON, payload, deadline, models, caller)
 
     def _check_size(self, head: bytes, payload: bytes) -> None:
         """Refuse what no link can carry before a worker is picked for it, and blamed."""

@@ -1,0 +1,41 @@
+"""How long a queue takes, from how fast it has moved. Pure.
+
+The mean gap between two requests that got a worker, over the last thirty or so: service times and the number
+of workers are in it, without anybody having to know either. A gap that is still open counts as far as it
+makes the mean longer, so that a queue which stands still does not go on promising.
+"""
+
+from __future__ import annotations
+
+KEPT = 1 - 1 / 32  # of the weight of what was seen, at each new gap
+LEAST_S, MOST_S = 0.05, 3600.0  # sooner nobody gets back anyway; nobody plans beyond an hour
+
+
+class Pace:
+    """Of one model's queue. `guess`: seconds for each that waits, until something was measured."""
+
+    __slots__ = ("_gaps", "_seconds", "_since", "guess")
+
+    def __init__(self, guess: float) -> None:
+        self.guess = guess
+        self._gaps = self._seconds = 0.0
+        self._since = 0.0
+
+    def begin(self, now: float) -> None:
+        """Somebody waits again."""
+        self._since = now
+
+    def moved(self, now: float) -> None:
+        """Somebody who waited got a worker."""
+        self._seconds = self._seconds * KEPT + now - self._since
+        self._gaps = self._gaps * KEPT + 1
+        self._since = now
+
+    def seconds(self, places: int, now: float) -> float:
+        """How long so many places take, from now on, while somebody waits."""
+        still = now - self._since
+        if self._gaps:
+            each = max(self._seconds / self._gaps, (self._seconds + still) / (self._gaps + 1))
+        else:
+            each = max(self.guess, still)
+        return min(MOST_S, max(LEAST_S, each * places))
