@@ -114,7 +114,8 @@ class FindWorker(Shape, frozen=True):
 
 
 class Options(Shape, frozen=True):
-    """Options of an inference request. `task` is raw, chat, completion, embedding, rerank or response."""
+    """Options of an inference request. `task` is raw, chat, completion, embedding, rerank or response. With
+    `explain` the answer says who might have given it, and why it was given by whom."""
 
     task: Annotated[str, msgspec.Meta(max_length=64)] = "raw"
     requirements: Requirements = Requirements()
@@ -124,6 +125,7 @@ class Options(Shape, frozen=True):
     repeatable: bool = True
     idempotency_key: Text | None = None
     simulate: bool = False
+    explain: bool = False
 
 
 class InferenceHead(Shape, frozen=True):

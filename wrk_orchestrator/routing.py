@@ -19,6 +19,7 @@ from wrk_base.rpc.calls import INFINITY
 from wrk_base.rpc.client import Peer
 from wrk_base.rpc.stream import FIRST_ITEMS
 
+from .account import Account
 from .admission import Admission
 from .fair_queue import Wish
 from .load_balancer import Lease, LoadBalancer
@@ -78,9 +79,13 @@ class Router:
 
     def start(self, question: Question, asker: Asker) -> Route:
         """Route a request; `asker` is told its outcome: some worker's answer, or a `WrkError`."""
-        route = Route(self, question, asker)
+        route = self.open(question, asker)
         route.advance()
         return route
+
+    def open(self, question: Question, asker: Asker) -> Route:
+        """The same, still to be begun by `advance`: so its asker can know it before it is told anything."""
+        return Route(self, question, asker)
 
     async def route(self, question: Question) -> Reply:
         """The answer of some worker, with `workerId`, `routedAt` and `attempts` in its head; and `modelId`
@@ -147,6 +152,7 @@ class Route:
     """
 
     __slots__ = (
+        "_account",
         "_affinity",
         "_asker",
         "_attempt",
@@ -173,6 +179,9 @@ class Route:
         self._attempt: Attempt | None = None
         self._place: Waiter[Lease] | None = None
         self.waited = 0.0
+        self._account: Account | None = None
+        if question.head.options.explain:
+            self._account = Account(router.balancer.strategy, router.loop.time())
         self._turn_to(question.models or router.names.chain(question.head.model_id))
 
     def _turn_to(self, models: tuple[str, ...]) -> None:
@@ -189,6 +198,8 @@ class Route:
 
     def advance(self) -> None:
         """Send it to a worker that was not tried yet, or have it wait for one."""
+        if self._account is not None:
+            self._look(self._account)
         try:
             lease = self._router.admission.admit(self._model, self)
         except errors.WrkError as error:
@@ -206,6 +217,11 @@ class Route:
         elif self._attempt is not None:
             self._attempt.cancel()
             self._asker.fail(verdict)
+
+    def _look(self, account: Account) -> None:
+        now = self.now
+        seen = self._router.balancer.explain(self._model, self._needs, self._tried, now, self._affinity)
+        account.looked(self._model, seen, now)
 
     # What admission asks, and tells.
 
@@ -251,6 +267,8 @@ class Route:
         last = self._last
         if last is None:
             refusal.not_started = True
+            if self._account is not None:
+                refusal.data = {**refusal.data, "explain": self.explained}
             self._asker.fail(refusal)
             return
         # Nobody is left: what the last one said tells more than that there are no more.
@@ -264,6 +282,8 @@ class Route:
             router.budget(self._model).note_request(now)
         worker_id = lease.worker.worker_id
         self._tried.append(worker_id)
+        if self._account is not None:
+            self._account.sent(worker_id, self._model, now)
         attempt = self._attempt = Attempt(self, lease, now)
         peer = router.links.peer(worker_id)
         try:
@@ -313,6 +333,8 @@ class Route:
         self._attempt = None
         self._router.counters["routed"] += 1
         facts = _routed(lease.worker.worker_id, len(self.tried))
+        if self._account is not None:
+            facts["explain"] = self.explained
         return {**facts, "modelId": self._model} if self.other_model else facts
 
     def lost(self, error: errors.WrkError, items: int) -> None:
@@ -353,7 +375,13 @@ class Route:
         return router.budget(self._model).spend(router.loop.time())
 
     def _facts(self) -> dict[str, Any]:
-        return {"attempts": len(self.tried), "workers": list(self.tried)}
+        facts = {"attempts": len(self.tried), "workers": list(self.tried)}
+        return facts if self._account is None else {**facts, "explain": self.explained}
+
+    @property
+    def explained(self) -> dict[str, Any] | None:
+        """Who was looked at, where it waited and went, if its caller wants to know."""
+        return None if self._account is None else self._account.told(self.waited)
 
     def settle(
         self, lease: Lease, error: errors.WrkError | None, started: float, first_at: float = 0.0
@@ -364,6 +392,8 @@ class Route:
         """
         router = self._router
         now = router.loop.time()
+        if self._account is not None:
+            self._account.ended("ok" if error is None else error.name, now)
         lease.done(ok=error is None, now=now, elapsed_s=(first_at or now) - started)
         router.links.note_outcome(lease.worker.worker_id, error, now - started)
         router.admission.wake(lease.worker.worker_id)

@@ -193,6 +193,30 @@ def test_whoever_speaks_for_a_session_or_a_class_is_heard(tmp_path: Path) -> Non
     run(story())
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_whoever_wants_to_know_is_told_why_it_was_this_rack(stream: bool, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house(tmp_path, PassingRack) as h:
+            if stream:
+                rack_in(h).says(b"{}", None)
+            body = {"model": "m1", "stream": stream}
+            answer = await h.http.post(CHAT, json=body, headers={"x-wrk-explain": "1"})
+            told = msgspec.json.decode(answer.headers["x-wrk-explain"])
+            assert (told["strategy"], told["queuedMs"]) == ("round-robin", 0)
+            (candidate,) = told["looks"][0]["candidates"]
+            assert (candidate["workerId"], candidate["excluded"]) == (h.rack.identity.worker_id, None)
+            (hop,) = told["hops"]
+            assert (hop["workerId"], hop["outcome"]) == (candidate["workerId"], "open" if stream else "ok")
+            h.service.balancer.set_limit(candidate["workerId"], 0)
+            nobody = await h.http.post(CHAT, json=body, headers={"x-wrk-explain": "1"})
+            told = msgspec.json.decode(nobody.headers["x-wrk-explain"])
+            assert (nobody.status_code, told["hops"]) == (503, [])
+            assert told["looks"][0]["candidates"][0]["excluded"] == "not routable"
+            assert "x-wrk-explain" not in (await h.http.post(CHAT, json=body)).headers
+
+    run(story())
+
+
 # --- streams
 
 

@@ -124,6 +124,9 @@ def infer(
     text: Annotated[str, typer.Argument(metavar="INPUT", help="@FILE reads a file, - standard input.")],
     input_json: Annotated[bool, typer.Option("--input-json", help="INPUT is JSON, not a text.")] = False,
     task: Annotated[str, typer.Option(help="raw, chat, completion, embedding, rerank or response.")] = "raw",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Tell who might have answered, and why.")
+    ] = False,
     peer: Orchestrator = "",
     mesh: Mesh = "",
     interface: Interface = "",
@@ -138,7 +141,8 @@ def infer(
     async def work(session: Session) -> tuple[dict[str, Any], float]:
         endpoint = await find(session, peer, QUICK_SECONDS)
         seconds = timeout or session.settings.request_timeout / 1000
-        body = {**request, "options": {"task": task, "timeoutMs": max(1, round(seconds * 1000))}}
+        options = {"task": task, "timeoutMs": max(1, round(seconds * 1000)), "explain": explain}
+        body = {**request, "options": options}
         asked = clock.monotonic()
         said = await session.call(endpoint, "routeInferenceRequest", body, seconds + GRACE_SECONDS)
         return said, (clock.monotonic() - asked) * 1000
@@ -151,6 +155,8 @@ def infer(
 
     print(render.answer_text(answer["result"]), flush=True)
     print(render.answered_by(answer, ms), file=sys.stderr)
+    if explain:
+        render.show(*render.explained_parts(answer["explain"]))
 
 
 @app.command()

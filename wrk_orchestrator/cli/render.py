@@ -146,6 +146,25 @@ def answered_by(answer: Mapping[str, Any], ms: float) -> str:
     return printable(f"{by} {answer['workerId']} in {ms:.0f} ms{again}")
 
 
+def explained_parts(told: Mapping[str, Any]) -> list[RenderableType]:
+    """Among whom a worker was chosen, each time, and where the request went."""
+    parts: list[RenderableType] = [
+        Text(f"{told['strategy']}; {told['queuedMs']:.1f} ms in the queue", style="bold")
+    ]
+    for look in told["looks"]:
+        made = table(
+            f"for {printable(look['model'])}", "score", "load", "limit", "", numbers=("load", "limit")
+        )
+        for seen in look["candidates"]:
+            values = (seen["workerId"], seen["score"], seen["load"], seen["limit"], seen["excluded"])
+            made.add_row(*(cell("" if value is None else value) for value in values))
+        parts.append(made)
+    for hop in told["hops"]:
+        took = "" if hop["tookMs"] is None else f" after {hop['tookMs']:.1f} ms"
+        parts.append(cell(f"{hop['atMs']:.1f} ms: to {hop['workerId']}, {hop['outcome']}{took}"))
+    return parts
+
+
 def routed_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Which worker answered, how it was found, by which way and how fast."""
     made = table("worker", "model", "found by", "via", "ms", numbers=("ms",))

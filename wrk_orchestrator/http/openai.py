@@ -33,6 +33,8 @@ STREAMED = frozenset(("chat", "completion", "response"))  # the others have noth
 
 SESSION = b"x-wrk-session"
 PRIORITY = b"x-wrk-priority"
+EXPLAIN = b"x-wrk-explain"
+NO = (b"", b"0", b"false")
 MOST_HEADS = 1024  # packed heads that are kept: there are a few models, and callers make up names
 MOST_SESSION = 256  # characters; `user` may hold anything
 
@@ -87,7 +89,7 @@ class OpenAi:
             settings.http.stream_keep_alive / 1000,
         )
         self._patience = settings.http.inference_timeout / 1000
-        self._heads: dict[tuple[str, str, str], tuple[contract.InferenceHead, bytes]] = {}
+        self._heads: dict[tuple[str, str, str, bool], tuple[contract.InferenceHead, bytes]] = {}
 
     def start(self, ask: Ask, direct: Direct) -> None:
         """Route one request, whose answer goes to `direct` when it comes. Raises what refuses it at once."""
@@ -116,19 +118,23 @@ class OpenAi:
         answer = Answer(self.answers, direct, ask.request_id.encode(), task, streams, ask.held)
         self.answers.begin(answer)
         direct.listener = answer
-        answer.begin(self._service.router.start(question, answer))
+        answer.route = route = self._service.router.open(question, answer)
+        route.advance()
 
     def _head(
         self, sent: Sent, task: str, headers: dict[bytes, bytes]
     ) -> tuple[contract.InferenceHead, bytes]:
         """The head that routing reads, and that the rack gets; the same for most requests of a model."""
         session, priority = _session(sent, headers), headers.get(PRIORITY, b"default").decode("latin-1")
+        explain = headers.get(EXPLAIN, b"0") not in NO
         assert isinstance(sent.model, str)
-        key = (sent.model, task, priority)
+        key = (sent.model, task, priority, explain)
         known = self._heads.get(key) if session is None else None
         if known is not None:
             return known
         options: dict[str, Any] = {"task": task, "priority": priority}
+        if explain:
+            options["explain"] = True
         if session is not None:
             options["sessionId"] = session
         plain = {"modelId": sent.model, "options": options}

@@ -8,6 +8,7 @@ comment before. A caller who does not take what is written stops the rack by its
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,7 @@ EVENTS = (
 )
 JSON = b"content-type: application/json\r\n"
 DONE = b"data: [DONE]\n\n"
+MOST_NAMED = 16  # workers in a header: clients take some 8 kB of them
 STILL_HERE = b": waiting\n\n"
 
 
@@ -117,11 +119,6 @@ class Answer:
         self._window = Window(*answers.window) if streams else None
         self._unread: list[int] = []
         self.route: Route | None = None
-
-    def begin(self, route: Route) -> None:
-        """It is on its way, unless it was refused already."""
-        if not self._over:
-            self.route = route
 
     # --- what the router tells
 
@@ -233,21 +230,28 @@ class Answer:
         self.route = self._direct.listener = None
 
     def _facts(self) -> bytes:
-        route = self.route
-        if route is None or not route.tried:
-            return b"x-request-id: %b\r\n" % self._request_id
-        tried = route.tried
-        facts = b"x-request-id: %b\r\nx-wrk-worker: %b\r\nx-wrk-attempts: %d\r\n" % (
-            self._request_id,
-            tried[-1].encode(),
-            len(tried),
-        )
-        model = route.other_model
-        return facts + b"x-wrk-model: %b\r\n" % model.encode() if _fits_a_header(model) else facts
+        """Which request it was, and who answered."""
+        facts, route = b"x-request-id: %b\r\n" % self._request_id, self.route
+        if route is None:
+            return facts
+        if route.explained is not None:
+            facts += _explained(route.explained)
+        if not route.tried:
+            return facts
+        if _fits_a_header(route.other_model):
+            facts += b"x-wrk-model: %b\r\n" % route.other_model.encode()
+        worker = route.tried[-1].encode()
+        return b"%bx-wrk-worker: %b\r\nx-wrk-attempts: %d\r\n" % (facts, worker, len(route.tried))
 
 
 def _fits_a_header(text: str) -> bool:
     return bool(text) and text.isascii() and text.isprintable()
+
+
+def _explained(told: dict[str, Any]) -> bytes:
+    """The account of a request as the line of a header."""
+    looks = [{**look, "candidates": look["candidates"][:MOST_NAMED]} for look in told["looks"]]
+    return b"x-wrk-explain: %b\r\n" % json.dumps({**told, "looks": looks}).encode()  # plain ASCII, one line
 
 
 def refuse(direct: Direct, error: errors.WrkError, facts: bytes) -> None:
