@@ -1,4 +1,4 @@
-"""The parts of the embeddings rack that need no model: its input, where its model is, its loading thread."""
+"""The parts of the embeddings rack that need no model: its input, likeness, counts, and how it is loaded."""
 
 from __future__ import annotations
 
