@@ -10,7 +10,7 @@ the registry returns is applied before the next pick.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from wrk_base.errors import WrkError
 from .affinity import NO_AFFINITY, Affinity, Prompt
 from .candidate import Candidate
 from .explanation import explanation
-from .pools import Pool, Pools, want_of
+from .pools import Key, Pool, Pools, key_of, want_of
 from .records import Changes, Joined, Updated, Want, WorkerRecord
 from .refusals import refusal
 from .service_registry import ServiceRegistry
@@ -30,6 +30,8 @@ from .strategies import DEFAULTS, STRATEGIES, Latencies, Tuning
 if TYPE_CHECKING:
     from random import Random
     from types import TracebackType
+
+MOST_NARROWED = 1024  # callers make up models and requirements; beyond it all are worked out anew (0.5 MB)
 
 
 class Lease:
@@ -84,6 +86,7 @@ class LoadBalancer:
         self._pools = Pools(registry, self._kind, rng, tuning)
         self._candidates = self._pools.candidates
         self._turn = 0
+        self._narrowed: dict[tuple[Key, tuple[str, ...]], Requirements] = {}
 
     def affinity(self, session: str, prompt: Prompt) -> Affinity:
         """What `pick` takes, made once for all attempts of a request; empty where nobody looks at it."""
@@ -114,11 +117,20 @@ class LoadBalancer:
                 return Lease(self, candidate, pool.latencies)
         raise self._refusal(pool, model_id, exclude)
 
-    def narrowed(self, model_id: str, requirements: Requirements, hints: Iterable[str]) -> Requirements:
+    def narrowed(self, model_id: str, requirements: Requirements, hints: tuple[str, ...]) -> Requirements:
         """`requirements`, with each of `hints` that some worker has which meets all that was there before.
 
         Most workers do not tell what their models can do, and a guess must not cut them off.
         """
+        key = (key_of(model_id, requirements), hints)
+        known = self._narrowed.get(key)
+        if known is None:
+            if len(self._narrowed) >= MOST_NARROWED:
+                self._narrowed.clear()
+            known = self._narrowed[key] = self._narrow(model_id, requirements, hints)
+        return known
+
+    def _narrow(self, model_id: str, requirements: Requirements, hints: tuple[str, ...]) -> Requirements:
         for hint in hints:
             more = replace(requirements, capabilities=[*requirements.capabilities, hint])
             if self._registry.anybody(want_of(model_id, more)):
@@ -133,6 +145,8 @@ class LoadBalancer:
 
     def apply(self, changes: Changes) -> None:
         """Takes in what `ServiceRegistry` returned, in order; a new worker starts with limit 0."""
+        if changes:
+            self._narrowed.clear()
         for change in changes:
             if isinstance(change, Joined):
                 self._pools.join(change.worker, self._turn)

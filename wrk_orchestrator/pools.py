@@ -91,7 +91,7 @@ class Pools:
 
     def find(self, model: str, requirements: Requirements | None) -> Pool | None:
         """The pool for a request; None when no registered worker serves the model."""
-        key = _key(model, requirements)
+        key = key_of(model, requirements)
         pool = self._pools.get(key)
         if pool is None:
             return self._build(key) if self._registry.serves(model) else None
@@ -138,7 +138,7 @@ class Pools:
 
     def look(self, model: str, requirements: Requirements | None) -> tuple[Want, Strategy]:
         """What a request wants, and what would choose for it. Nothing changes."""
-        key = _key(model, requirements)
+        key = key_of(model, requirements)
         pool = self._pools.get(key)
         if pool is not None:
             return pool.want, pool.strategy
@@ -191,14 +191,14 @@ class Pools:
 
 def want_of(model: str, requirements: Requirements | None) -> Want:
     """What a request asks for, normalised."""
-    return _want(_key(model, requirements))
+    return _want(key_of(model, requirements))
 
 
 def _want(key: Key) -> Want:
     return Want(key) if isinstance(key, str) else Want(*key)
 
 
-def _key(model: str, requirements: Requirements | None) -> Key:
+def key_of(model: str, requirements: Requirements | None) -> Key:
     if requirements is None:
         return model
     tags, labels, context = requirements.capabilities, requirements.labels, requirements.min_context

@@ -146,7 +146,6 @@ class Question:
 class Route:
     """A request under way: one attempt after the other until its asker was told an outcome.
 
-
     `_tried` are workers that were tried for the model of the moment, `_earlier` those for models before it;
     `waited` is how many seconds it has been in queues.
     """

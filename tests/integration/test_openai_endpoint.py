@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +431,42 @@ def test_models_are_listed_and_shown(tmp_path: Path) -> None:
             assert (await h.http.get("/v1/models/m1")).json() == model
             unknown = await h.http.get("/v1/models/org/name")
             assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+    run(story())
+
+
+def test_what_a_header_requires_and_a_body_hints_at_narrows_the_choice(tmp_path: Path) -> None:
+    image = (
+        b'{"model":"m1","messages":[{"content":[{"type":"image_url","image_url":{"url":"x"}}]}],"tools":[1]}'
+    )
+
+    async def story() -> None:
+        async with house(tmp_path, PassingRack) as h:
+            assert (await h.http.post(CHAT, content=image)).status_code == 200, (
+                "nobody tells: nobody is cut off"
+            )
+            for requires, status, code in (
+                ("vision", 503, "no_workers_match_requirements"),
+                ("context=1", 503, "no_workers_match_requirements"),
+                ("context=long", 400, "bad_request"),
+                ("capacity=100", 200, None),
+            ):
+                answer = await h.http.post(CHAT, content=ODD, headers={"x-wrk-requires": requires})
+                assert (answer.status_code, answer.json().get("error", {}).get("code")) == (status, code)
+            assert rack_in(h).asked[-1][1].options.requirements.min_capacity == 100
+
+            registry, worker = h.service.registry, h.rack.identity.worker_id
+            held = registry.get(worker)
+            assert held is not None
+            facts = {"m1": contract.ModelFacts(["vision"], 8192)}
+            other = replace(held, worker_id="sees", address="tcp://127.0.0.1:9", instance_id="", facts=facts)
+            h.service.balancer.apply(registry.register(other, 0.0))
+            assert (await h.http.post(CHAT, content=image)).status_code == 503, (
+                "the one that sees is not there"
+            )
+            assert (await h.http.post(CHAT, content=ODD)).status_code == 200
+            h.service.balancer.apply(registry.remove("sees"))
+            await empty(h)
 
     run(story())
 

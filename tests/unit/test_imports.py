@@ -68,6 +68,7 @@ PURE = (
     "wrk_orchestrator/cli/latency.py",
     "wrk_orchestrator/cli/likeness.py",
     "wrk_orchestrator/health_*.py",
+    "wrk_orchestrator/http/needs.py",
     "wrk_orchestrator/load_balancer.py",
     "wrk_orchestrator/model_names.py",
     "wrk_orchestrator/model_queue.py",

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from wrk_base.contract import ModelFacts, Requirements
 from wrk_base.errors import CapacityExceeded, NoWorkersAvailable, NoWorkersMatch, WrkError
-from wrk_orchestrator import pools
+from wrk_orchestrator import load_balancer, pools
 from wrk_orchestrator.affinity import NO_AFFINITY
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
@@ -309,6 +309,26 @@ def test_a_model_that_learns_or_forgets_something_moves_between_filters(mesh: Me
     assert mesh.pick(need=need) == "w1"
     mesh.join("w1", facts={"m": ModelFacts(["vision"], 4096)})
     assert isinstance(mesh.refusal(need=need), NoWorkersMatch)
+
+
+def test_hints_bind_while_a_worker_tells_and_answers_are_kept_no_longer(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_balancer, "MOST_NARROWED", 3)
+    narrowed, plain = mesh.balancer.narrowed, Requirements()
+    sees = Requirements(["vision"])
+    mesh.join("w1")
+    assert narrowed("m", plain, ("vision",)) == plain
+    mesh.join("w2", facts={"m": ModelFacts(["vision"])})
+    for number in range(20):  # whatever others ask for
+        assert narrowed("m", plain, ("vision",)) == sees
+        assert narrowed(f"m{number}", plain, ("vision",)) == plain
+        assert narrowed("m", Requirements(labels={"site": str(number)}), ("vision",)).capabilities == []
+        assert len(mesh.balancer._narrowed) <= 3
+    mesh.join("w2", facts={"m": ModelFacts(["tools"])})
+    assert narrowed("m", plain, ("vision", "tools")) == Requirements(["tools"])
+    mesh.leave("w2")
+    assert narrowed("m", plain, ("vision", "tools")) == plain
 
 
 def test_a_worker_that_changes_moves_between_filters(mesh: Mesh) -> None:

@@ -16,6 +16,7 @@ from wrk_base.rpc import wire
 
 from ..orchestrator import OrchestratorWorker
 from ..routing import Question
+from . import needs
 from .direct import Direct
 from .exchange import check_media_type, decode_json, number
 from .gate import Caller
@@ -71,6 +72,7 @@ class Sent(msgspec.Struct, rename="camel", gc=False):
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
 
 
 _sent = msgspec.json.Decoder(Sent, float_hook=number)
@@ -89,7 +91,7 @@ class OpenAi:
             settings.http.stream_keep_alive / 1000,
         )
         self._patience = settings.http.inference_timeout / 1000
-        self._heads: dict[tuple[str, str, str, bool], tuple[contract.InferenceHead, bytes]] = {}
+        self._heads: dict[tuple[str, str, str], tuple[contract.InferenceHead, bytes]] = {}
 
     def start(self, ask: Ask, direct: Direct) -> None:
         """Route one request, whose answer goes to `direct` when it comes. Raises what refuses it at once."""
@@ -104,6 +106,7 @@ class OpenAi:
         task = TASKS[ask.path]
         streams = sent.stream is True and task in STREAMED
         head, packed_head = self._head(sent, task, ask.headers)
+        said = sent.messages or sent.prompt or sent.input
         question = Question(
             head,
             packed_head,
@@ -112,8 +115,9 @@ class OpenAi:
             ask.arrived + self._patience,
             wire.STREAM_WANTED if streams else 0,
             caller=ask.caller.name,
-            prompt=sent.messages or sent.prompt or sent.input,
+            prompt=said,
             models=models,
+            hints=needs.hints(task, said, sent.tools),
         )
         answer = Answer(self.answers, direct, ask.request_id.encode(), task, streams, ask.held)
         self.answers.begin(answer)
@@ -126,10 +130,11 @@ class OpenAi:
     ) -> tuple[contract.InferenceHead, bytes]:
         """The head that routing reads, and that the rack gets; the same for most requests of a model."""
         session, priority = _session(sent, headers), headers.get(PRIORITY, b"default").decode("latin-1")
-        explain = headers.get(EXPLAIN, b"0") not in NO
+        requires, explain = headers.get(needs.REQUIRES), headers.get(EXPLAIN, b"0") not in NO
+        special = session is not None or requires is not None or explain
         assert isinstance(sent.model, str)
-        key = (sent.model, task, priority, explain)
-        known = self._heads.get(key) if session is None else None
+        key = (sent.model, task, priority)
+        known = None if special else self._heads.get(key)
         if known is not None:
             return known
         options: dict[str, Any] = {"task": task, "priority": priority}
@@ -137,9 +142,11 @@ class OpenAi:
             options["explain"] = True
         if session is not None:
             options["sessionId"] = session
+        if requires is not None:
+            options["requirements"] = contract.as_body(needs.required(requires))
         plain = {"modelId": sent.model, "options": options}
         made = contract.parse(contract.InferenceHead, plain), wire.pack_head(plain)
-        if session is None:
+        if not special:
             if len(self._heads) >= MOST_HEADS:
                 self._heads.clear()
             self._heads[key] = made
