@@ -512,6 +512,7 @@ class Fleet:
                 "models": list(record.models),
                 "tags": sorted(record.tags),
                 "capacity": {"maxConcurrent": record.max_concurrent},
+                "facts": {model: contract.as_body(facts) for model, facts in record.facts.items()},
             },
             "labels": record.labels,
             "weight": record.weight,

@@ -35,7 +35,7 @@ STATUS = {
     "status": "ok",
     "mesh": "default",
     "endpoint": "tcp://127.0.0.1:8004",
-    "registry": {"workers": 2, "models": {"m1": 2}},
+    "registry": {"workers": 2, "models": {"m1": 2}, "aliases": {"gpt-4o": "m1"}},
     "loadBalancer": {
         "strategy": "round-robin",
         "waiting": 0,
@@ -62,6 +62,17 @@ def test_a_worker_is_one_line_in_the_order_of_ids(capsys: pytest.CaptureFixture[
     assert lines[2:] == [
         [name, name, "sim", "m1,", "m2", "healthy", address, "mdns", "3", "of", "8"] for name in ("r1", "r2")
     ]
+
+
+def test_what_a_worker_tells_of_its_models_stands_behind_them(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {
+        "m1": {"capabilities": ["vision", "tools"], "contextLength": 32_768},
+        "m2": {"capabilities": [], "contextLength": 200_000},
+        "m3": {"capabilities": [], "contextLength": 0},
+    }
+    offer = {"models": ["m1", "m2", "m3", "m4"], "capacity": {"maxConcurrent": 8}, "facts": facts}
+    line = " ".join(shown(capsys, *render.workers_parts([worker("r1", capabilities=offer)]))[2])
+    assert " m1 (tools, vision, 32k), m2 (200000), m3, m4 healthy " in line
 
 
 def test_a_worker_that_is_not_well_says_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +113,7 @@ def test_a_status_tells_the_state_of_every_part(capsys: pytest.CaptureFixture[st
         "orchestrator main-1, ok, mesh default",
         "workers 2 registered, 1 healthy, 1 suspect",
         "models m1 (2)",
+        "aliases gpt-4o = m1",
         "balancing round-robin, 0 waiting",
         "requests 7 routed, 1 failed",
         "links 1 of 2 ready",
@@ -138,6 +150,8 @@ def test_who_answered_is_told_and_whether_it_was_simulated() -> None:
     assert render.answered_by(answer, 21.6) == "by r1-1 in 22 ms"
     again = {"result": {"simulated": True}, "workerId": "r1-1", "attempts": 2}
     assert render.answered_by(again, 21.6) == "simulated by r1-1 in 22 ms, attempt 2"
+    other = {**answer, "modelId": "m1"}
+    assert render.answered_by(other, 21.6) == "by r1-1 in 22 ms, model m1"
 
 
 def test_the_closest_pair_is_marked_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,7 @@ def test_rack_that_hears_the_orchestrator_registers_and_is_dialled_back(tmp_path
             "models": ["m1", "m2"],
             "tags": [],
             "capacity": {"maxConcurrent": 3},
+            "facts": {},
         }
         assert (worker["name"], worker["type"]) == ("r1", "fake-rack")
         assert (worker["instanceId"], worker["manual"]) == ("r1", False)

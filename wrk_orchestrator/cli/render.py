@@ -21,6 +21,7 @@ from .plain import json_text, printable
 
 PIPED_WIDTH = 200  # a pipe has no edge to fold at; rich would take 80
 SHORT = 30  # characters of an id or address that is kept in one piece, however narrow the terminal
+KIBI = 1024  # tokens of a context are counted so by who makes models
 BAR = 40  # characters of the longest bar of a histogram
 ALWAYS_TOLD = {"requests": "requests", "errors": "errors", "averageProcessingTime": "ms on average"}
 KNOWN = {*ALWAYS_TOLD, "processingTime", "lastError"}  # the other figures of a method are told if they count
@@ -71,11 +72,21 @@ def _worker_cells(worker: Mapping[str, Any]) -> Iterator[Text]:
     offer, word = worker["capabilities"], str(worker["state"])
     yield cell(worker["workerId"], "bold")
     yield cell(" ".join(part for part in (worker["name"], worker["type"].removeprefix(RACK)) if part))
-    yield cell(", ".join(offer["models"]))
+    facts = offer.get("facts", {})
+    yield cell(", ".join(model + _told(facts.get(model, {})) for model in offer["models"]))
     yield cell(word, "green" if word == WELL else "red")
     yield cell(worker["address"])
     yield cell(worker["foundBy"])
     yield cell(f"{worker['currentLoad']} of {offer['capacity']['maxConcurrent']}")
+
+
+def _told(facts: Mapping[str, Any]) -> str:
+    """What a worker tells of one model, in short: ` (vision, 32k)`."""
+    words = sorted(facts.get("capabilities", ()))
+    context = facts.get("contextLength", 0)
+    if context:
+        words.append(str(context) if context % KIBI else f"{context // KIBI}k")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def status_parts(status: Mapping[str, Any]) -> list[RenderableType]:
@@ -93,6 +104,9 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "address", status["endpoint"]
     yield "workers", f"{registry['workers']} registered, {health['healthy']} healthy{_not_well(health)}"
     yield "models", ", ".join(f"{name} ({n})" for name, n in registry["models"].items()) or "none"
+    aliases = registry.get("aliases", {})
+    if aliases:
+        yield "aliases", ", ".join(f"{alias} = {model}" for alias, model in aliases.items())
     yield "balancing", f"{status['loadBalancer']['strategy']}, {status['loadBalancer']['waiting']} waiting"
     yield "requests", _counts(status["routing"])
     yield "links", f"{clients['ready']} of {clients['active']} ready"
@@ -143,7 +157,8 @@ def answered_by(answer: Mapping[str, Any], ms: float) -> str:
     result, attempts = answer["result"], answer["attempts"]
     by = "simulated by" if isinstance(result, dict) and result.get("simulated") else "by"
     again = f", attempt {attempts}" if attempts > 1 else ""
-    return printable(f"{by} {answer['workerId']} in {ms:.0f} ms{again}")
+    model = f", model {answer['modelId']}" if "modelId" in answer else ""
+    return printable(f"{by} {answer['workerId']} in {ms:.0f} ms{again}{model}")
 
 
 def explained_parts(told: Mapping[str, Any]) -> list[RenderableType]:
