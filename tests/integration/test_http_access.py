@@ -51,6 +51,7 @@ from wrk_orchestrator.worker import OrchestratorService
 
 OWN = [entry.address for entry in list_interfaces() if not is_loopback(entry.address)]
 on_the_network = pytest.mark.skipif(not OWN, reason="this machine has no address but loopback")
+CHAT = "/v1/chat/completions"
 WORKER = {"workerId": "w9", "address": "tcp://127.0.0.1:9", "capabilities": {"models": ["m9"]}}
 
 
@@ -290,15 +291,18 @@ def test_a_key_for_some_models_reaches_no_other_by_an_alias_or_a_fallback(tmp_pa
     async def story() -> None:
         async with house(tmp_path, http=lan(), routing=routing) as h:
             h.http.headers.pop("x-wrk-admin-key")
-            for path in (ROUTE, "/api/workers/find"):
+            for path, name in ((ROUTE, "modelId"), ("/api/workers/find", "modelId"), (CHAT, "model")):
 
-                async def status(model: str, key: str, path: str = path) -> int:
-                    body = {"modelId": model, "inputData": 1}
+                async def status(model: str, key: str, path: str = path, name: str = name) -> int:
+                    body = {name: model, "inputData": 1}
                     return (await h.http.post(path, json=body, headers=bearer(key))).status_code
 
                 assert [await status("alias", gone), await status("gone", gone)] == [403, 404]
                 assert [await status("alias", one), await status("gone", one)] == [200, 200]
-            assert h.rack.entered == 2
+            assert h.rack.entered == 4
+            for key, names in ((gone, []), (one, ["alias", "gone", "m1"])):
+                listed = (await h.http.get("/v1/models", headers=bearer(key))).json()["data"]
+                assert [model["id"] for model in listed] == names
 
     run(story())
 
