@@ -8,7 +8,6 @@ every one of them. Its CPU time is read from the system, threads of ZeroMQ inclu
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import uvloop
 
 from benchmarks.mesh import Mesh, member, mesh
 from benchmarks.report import Row
+from benchmarks.usage import cpu_seconds
 from wrk_base import boot, contract
 from wrk_base.rpc import wire
 from wrk_base.rpc.identity import Identity
@@ -63,14 +63,9 @@ async def _watch(made: Mesh, orchestrator: str, endpoints: list[str]) -> float:
                     break
     pid = made.processes["o"].pid
     await asyncio.sleep(SETTLE_SECONDS)
-    before = _cpu_seconds(pid)
+    before = cpu_seconds(pid)
     await asyncio.sleep(MEASURE_SECONDS)
-    return (_cpu_seconds(pid) - before) / MEASURE_SECONDS
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (cpu_seconds(pid) - before) / MEASURE_SECONDS
 
 
 async def _live(state: Path) -> None:

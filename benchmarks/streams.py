@@ -7,7 +7,6 @@ second from as many processes, in the same run. Idle links are measured last.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ import zmq
 from benchmarks import bare_relay
 from benchmarks.mesh import CLIENT, ROOT, Mesh, mesh
 from benchmarks.report import Row
+from benchmarks.usage import cpu_seconds, resident_bytes
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
@@ -87,10 +87,10 @@ async def _forwarded(made: Mesh, orchestrator: str, pid: int) -> tuple[float, fl
             read += 1
 
     async with made.client() as peers:
-        before, begun = _cpu(pid), time.perf_counter()
+        before, begun = cpu_seconds(pid), time.perf_counter()
         await asyncio.gather(*(one(peers) for _ in range(STREAMS)))
         assert read == STREAMS * words
-        return (_cpu(pid) - before) / read * 1e6, read / (time.perf_counter() - begun)
+        return (cpu_seconds(pid) - before) / read * 1e6, read / (time.perf_counter() - begun)
 
 
 def _relayed(rate: int) -> float:
@@ -104,7 +104,7 @@ def _relayed(rate: int) -> float:
         relay = _bare(stack, "relay", into, "--to", out)
         assert relay.stdout is not None
         relay.stdout.readline()
-        before = _cpu(relay.pid)
+        before = cpu_seconds(relay.pid)
         for _ in range(2):
             _bare(stack, "feed", into, "--rate", str(rate // 2), "--seconds", str(RELAY_SECONDS))
         read, until = 0, time.monotonic() + RELAY_SECONDS + 1.0
@@ -112,7 +112,7 @@ def _relayed(rate: int) -> float:
             if sink.poll(100):
                 sink.recv()
                 read += 1
-        return (_cpu(relay.pid) - before) / read * 1e6
+        return (cpu_seconds(relay.pid) - before) / read * 1e6
 
 
 def _bare(stack: ExitStack, *arguments: str) -> subprocess.Popen[str]:
@@ -140,27 +140,17 @@ async def _idle_links(made: Mesh, endpoint: str, pid: int) -> tuple[float, float
         for number in range(LINKS)
     ]
     try:
-        resident = _resident(pid)
+        resident = resident_bytes(pid)
         await asyncio.gather(*(caller.request(endpoint, "echo", 1, timeout=20.0) for caller in callers))
-        grown = _resident(pid) - resident
+        grown = resident_bytes(pid) - resident
         await asyncio.sleep(1.0)
-        before = _cpu(pid)
+        before = cpu_seconds(pid)
         await asyncio.sleep(IDLE_SECONDS)
-        return (_cpu(pid) - before) / IDLE_SECONDS, grown / 1024 / LINKS
+        return (cpu_seconds(pid) - before) / IDLE_SECONDS, grown / 1024 / LINKS
     finally:
         for caller in callers:
             caller.close()
         network.close()
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of CPU that a process has used, with all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _start(made: Mesh) -> tuple[str, str]:

@@ -7,7 +7,7 @@ A peer is a module of this folder, started as `python -m benchmarks.side_by_side
     drive ADDRESS --window W --stream ITEMS            W streams in flight, each of ITEMS small items
 
 `drive` prints one JSON line. Requests are counted and timed where the caller waits for them, by the same
-clock for all. Nothing but the standard library here: every environment has this module.
+clock for all. Nothing here needs more than the standard library: every environment has this module.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from random import Random
 from statistics import median, quantiles
 from typing import Any
+
+from benchmarks.usage import cpu_seconds
 
 # Makes this many requests, `window` of them in flight; the seconds that each one took.
 Lap = Callable[[int], list[float]]
@@ -124,14 +125,11 @@ def _p99(trips: Sequence[float]) -> float:
 
 
 def _cpu_seconds(pid: int | None) -> float | None:
-    """User and system time of a process and its children so far; None where there is no /proc."""
+    """Of a process with its children; None where there is no /proc."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return None if pid is None else cpu_seconds(pid)
     except OSError:
         return None
-    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return own + sum(_cpu_seconds(int(child)) or 0.0 for child in children)
 
 
 def free_port() -> int:
