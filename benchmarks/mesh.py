@@ -69,6 +69,10 @@ class Mesh:
         """Calls as a program on this machine would make them."""
         return client(None if self._is_open else self.state)
 
+    def alive(self) -> bool:
+        """Whether all that was started still runs."""
+        return all(process.poll() is None for process in self.processes.values())
+
     def stop(self) -> None:
         for process in self.processes.values():
             process.terminate()
