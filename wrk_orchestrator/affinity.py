@@ -78,11 +78,12 @@ LENGTHS = _lengths()
 
 def _beginnings(prompt: Prompt) -> list[Beginning]:
     found: list[Beginning] = []
+    view = memoryview(prompt)  # of a body that was read by msgspec it is a part, which cannot be sliced
     start = chain = 0
     for end in LENGTHS:
-        if end > len(prompt):
+        if end > len(view):
             break
-        chain = hash((chain, bytes(prompt[start:end])))
+        chain = hash((chain, bytes(view[start:end])))
         found.append((end, chain))
         start = end
     return found
