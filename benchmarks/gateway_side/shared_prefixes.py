@@ -1,7 +1,7 @@
 """How much of their prompts eight racks still remember when seven of ten prompts begin like others.
 
 Simulated racks keep the beginnings of prompts as model servers do, and tell with each answer how much of the
-prompt was known. A rack has room for a quarter of what is shared, so that it matters who gets what. The
+prompt was known. A rack has room for half of what is shared, so that it matters who gets what. The
 same questions, in the same order, go to one mesh for each strategy.
 """
 
@@ -30,7 +30,7 @@ SHARED_SHARE = 0.7
 BEGINNINGS = 64
 BEGINNING, QUESTION = 1024, 128  # characters
 BLOCK = 64  # characters that a rack remembers as one
-REMEMBERED = BEGINNINGS * BEGINNING // BLOCK // 4  # blocks
+REMEMBERED = BEGINNINGS * BEGINNING // BLOCK // 2  # blocks
 FIRST_SHARE = 0.2  # of the requests come before anything is counted: all caches begin empty
 LIMIT_SECONDS = 60.0
 SEED = 7
