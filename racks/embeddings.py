@@ -9,6 +9,7 @@ the model is opened, never before.
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from math import hypot

@@ -94,6 +94,9 @@ PURE = (
     "racks/sim_script.py",
     "racks/sse.py",
     "racks/sim_vectors.py",
+    "racks/scheduler.py",
+    "racks/text_requests.py",
+    "racks/token_text.py",
 )
 NOT_IN_PURE = {
     *("asyncio", "threading", "multiprocessing", "subprocess", "socket", "zmq", "zeroconf"),
@@ -113,7 +116,8 @@ HOMES = {
     "httpx": ("wrk_orchestrator/cli/*.py",),
     "httptools": ("racks/http_reader.py",),
     "sentence_transformers": ("racks/embeddings.py",),
-    "torch": ("racks/embeddings.py",),
+    "torch": ("racks/embeddings.py", "racks/causal_model.py", "racks/lanes.py", "racks/drawing.py"),
+    "transformers": ("racks/embeddings.py", "racks/causal_model.py", "racks/lanes.py"),
     "time": ("wrk_base/clock.py",),
 }
 """Library -> the only modules that import it."""
