@@ -1,10 +1,7 @@
 """A causal language model of the transformers library, with its tokenizer: texts in, tokens out.
 
-All of torch and transformers that generating needs is behind this, `lanes` and `drawing`; they are imported
-when a model is loaded, never before. `load` proves that the model's numbers are the same in company, with
-a cache and in pieces as they are alone and at once; where they are not in company, its answers take turns
-instead, and where they are not with a cache it is not served. Used from one thread at a time, but for
-`read`, which only uses the tokenizer.
+All of torch and transformers that generating needs is behind this and `lanes`; they are imported when a
+model is loaded, never before. Used from one thread at a time, but for `read`, which uses the tokenizer only.
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ from wrk_base import errors
 
 from .drawing import draw
 from .lanes import Lane, Network
+from .proof import prove
 from .scheduler import Answer
 from .text_requests import Sampling, TextRequest
 
@@ -24,8 +22,6 @@ EXTRA = "pip install 'wrk-orchestrator[transformers]', or bin/setup --with trans
 UNLIMITED = 2**30  # tokenizers without a limit of their own say some larger number
 PROBE = "The quick brown fox jumps over the lazy dog, and then it sleeps."
 PROBE_TOKENS = 12
-NEARLY = 0.001  # of the numbers' spread: far above what the order of additions changes in 32 bits
-ROUGHLY = 0.1  # the same in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +46,8 @@ class CausalModel:
         self.context = _context_length(model, tokenizer)
         self.chats = bool(tokenizer.chat_template)
         self.usual_sampling = _usual_sampling(model.generation_config)
-        self.together = _proved(self.network, self._probe())
-        self.feeds_whole = not self.together
+        prove(self.network, self._probe())
+        self.feeds_whole = not self.network.shares
         self._lanes: list[Lane[Answer]] = []
         self._caches: dict[Answer, Any] = {}
         self._newest: dict[Answer, int] = {}
@@ -107,14 +103,14 @@ class CausalModel:
     def feed(self, answer: Answer, tokens: Sequence[int], *, last: bool) -> int | None:
         cache = self._caches.get(answer)
         if cache is None:
-            cache = self._caches[answer] = self.network.new_cache(shared=self.together)
+            cache = self._caches[answer] = self.network.new_cache()
         numbers = self.network([tokens], [answer.fed - len(tokens)], cache)
         return self._enter(answer, numbers[0]) if last else None
 
     def _enter(self, answer: Answer, numbers: Any) -> int | None:
         """From the prompt into a lane."""
         cache, length = self._caches.pop(answer), len(answer.prompt)
-        if self.together and self._lanes:
+        if self.network.shares and self._lanes:
             self._lanes[0].join(answer, cache, length)
         else:
             self._lanes.append(Lane(self.network, answer, cache, length))
@@ -196,36 +192,3 @@ def _usual_sampling(config: Any) -> Sampling:
 
 def _or(value: Any, usual: Any) -> Any:
     return usual if value is None else value
-
-
-def _proved(network: Network, probe: list[int]) -> bool:
-    """Whether answers may share their steps; raises `StartError` where not even a cache may be used."""
-    try:
-        together = network.can_share() and _is_right(network, probe, together=True)
-    except Exception:  # a memory of its own kind, which does not let itself be put together
-        together = False
-    if not together and not _is_right(network, probe, together=False):
-        raise errors.StartError("it cannot be served: its numbers with a cache are not those without")
-    return together
-
-
-def _is_right(network: Network, probe: list[int], *, together: bool) -> bool:
-    """Reads the probe and a part of it with caches, in pieces and as two rows where `together`, and compares
-    what comes out with what the model says of the whole at once."""
-    import torch
-
-    *long, end = probe
-    short = long[: len(long) // 3]
-    cache, other = (network.new_cache(shared=together) for _ in range(2))
-    half = len(long) // 2 if together else len(long)
-    for start, part in ((0, long[:half]), (half, long[half:])):
-        if part:
-            network([part], [start], cache)
-    lane, expected = Lane(network, 0, cache, len(long)), [network.at_once([*long, end])]
-    if together:
-        network([short], [0], other)
-        lane.join(1, other, len(short))
-        expected.append(network.at_once([*short, end]))
-    found, right = lane.step([end] * len(expected)), torch.stack(expected)
-    close = NEARLY if network.model.dtype == torch.float32 else ROUGHLY
-    return bool(((found - right).abs().max(-1).values <= close * right.std(-1)).all())

@@ -17,27 +17,33 @@ Tensor = Any  # torch.Tensor, which may not be here when this is imported
 
 
 class Network:
-    """A model of the library: one forward call, whatever its `forward` names its parameters."""
+    """A model of the library: one forward call, whatever its `forward` names its parameters.
+
+    With `shares` its caches may be put together as rows. Only then is there a mask: without padding it says
+    nothing, and some models that keep no keys and values misread it.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.shares = False
         self._takes = inspect.signature(model.forward).parameters
         self._cache = "past_key_values" if "past_key_values" in self._takes else "cache_params"
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
 
-    def new_cache(self, *, shared: bool) -> Any:
-        """A cache for rows that come and go keeps whole keys and values, also of layers that look back a
-        few tokens only: the mask sees to that."""
+    def new_cache(self) -> Any:
+        """One that is shared keeps whole keys and values, also of layers that look back a few tokens only:
+        the mask sees to that."""
         from transformers import DynamicCache
 
-        return DynamicCache() if shared else DynamicCache(config=self.model.config)
+        return DynamicCache() if self.shares else DynamicCache(config=self.model.config)
 
     def can_share(self) -> bool:
         """Whether its memory is keys and values, a list for each layer."""
+        from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-        known = {DynamicLayer, DynamicSlidingWindowLayer}
-        return all(type(layer) in known for layer in self.new_cache(shared=False).layers)
+        layers = DynamicCache(config=self.model.config).layers
+        return all(type(layer) in {DynamicLayer, DynamicSlidingWindowLayer} for layer in layers)
 
     def __call__(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int], cache: Any) -> Tensor:
         """Read the next tokens of each row, of which `lengths` are cached; numbers for the token after."""
@@ -48,11 +54,9 @@ class Network:
         before = torch.tensor(lengths, device=device)[:, None]
         count, width = ids.shape[1], max(lengths)
         columns = torch.arange(width + count, device=device)[None]
-        given = {
-            "attention_mask": (columns >= width - before).long(),
-            "position_ids": before + torch.arange(count, device=device)[None],
-            "logits_to_keep": 1,
-        }
+        given = {"position_ids": before + torch.arange(count, device=device)[None], "logits_to_keep": 1}
+        if self.shares:
+            given["attention_mask"] = (columns >= width - before).long()
         given = {name: value for name, value in given.items() if name in self._takes}
         with torch.inference_mode():
             out = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}, **given)
@@ -102,7 +106,7 @@ class Lane(Generic[K]):
         import torch
         from torch.nn.functional import pad
 
-        merged = self._network.new_cache(shared=True)
+        merged = self._network.new_cache()
         for index, layers in enumerate(zip(*(cache.layers for cache, _ in parts), strict=True)):
             padding = [(0, 0, width - length, 0) for _, length in parts]
             keys = torch.cat([pad(layer.keys, left) for layer, left in zip(layers, padding, strict=True)])
@@ -111,7 +115,7 @@ class Lane(Generic[K]):
         return merged
 
     def _selected(self, rows: Sequence[int], width: int) -> Any:
-        selected = self._network.new_cache(shared=True)
+        selected = self._network.new_cache()
         for index, layer in enumerate(self._cache.layers):
             keys, values = (tensor[rows][:, :, -width:] for tensor in (layer.keys, layer.values))
             selected.update(keys, values, index)

@@ -98,7 +98,7 @@ class TransformersRack(Rack):
             model=self.model_id,
             context=self.context_length,
             chats=model.chats,
-            together=model.together,
+            together=model.network.shares,
         )
 
     async def close(self) -> None:

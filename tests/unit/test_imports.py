@@ -116,7 +116,7 @@ HOMES = {
     "httpx": ("wrk_orchestrator/cli/*.py",),
     "httptools": ("racks/http_reader.py",),
     "sentence_transformers": ("racks/embeddings.py",),
-    "torch": ("racks/embeddings.py", "racks/causal_model.py", "racks/lanes.py", "racks/drawing.py"),
+    "torch": ("racks/embeddings.py", "racks/causal_model.py", "racks/lanes.py"),
     "transformers": ("racks/embeddings.py", "racks/causal_model.py", "racks/lanes.py"),
     "time": ("wrk_base/clock.py",),
 }
