@@ -77,6 +77,11 @@ class OpenAIRack(Rack):
         healthy = super().health()
         return {**healthy, "healthy": False, "reason": reason} if reason else healthy
 
+    def absent(self, model_id: str, offer: contract.Description) -> errors.WrkError:
+        if model_id in self._watch.lost:
+            return errors.Unavailable(self._watch.reason, not_started=True)
+        return super().absent(model_id, offer)
+
     async def open(self) -> None:
         await self._watch.look()
         self.spawn(self._watch.run(), "upstream watch")

@@ -50,6 +50,8 @@ class UpstreamWatch:
         self._failures = 0
         self._doubt = asyncio.Event()
         self.offer = Offer((), {})
+        self.lost: tuple[str, ...] = ()
+        """What it had before it was away."""
         self.reason = "it has not answered yet"
         """Why it is not well; empty while it is."""
 
@@ -94,6 +96,7 @@ class UpstreamWatch:
                 self._log.warning("upstream.lost", reason=reason)
             self._foreign.clear()  # another server may come in its place
             self._known.clear()
+            self.lost = self.offer.models or self.lost
             self.reason, self.offer = reason, Offer((), {})
             self._changed()
 
@@ -101,7 +104,7 @@ class UpstreamWatch:
         self._failures = 0
         if self.reason or offer != self.offer:
             self._log.info("upstream.models", models=len(offer.models), upstream=self._upstream.origin.url)
-            self.reason, self.offer = "", offer
+            self.reason, self.offer, self.lost = "", offer, ()
             self._changed()
 
     # --- what else servers tell; whatever fails is left out

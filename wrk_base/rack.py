@@ -92,17 +92,22 @@ class Rack(Worker):
         """Give a model's memory back."""
         raise errors.BadRequest(f"this rack keeps {model_id} loaded")
 
+    def absent(self, model_id: str, offer: contract.Description) -> errors.WrkError:
+        """The refusal of a request for a model that is not on offer. A rack whose models come and go tells
+        one that is away from one that it never had."""
+        return errors.ModelNotAvailable(
+            f"{self.identity.worker_id} does not serve {model_id}",
+            data={"models": list(offer.models[:20])},
+            not_started=True,
+        )
+
     # --- methods of a rack
 
     async def _run_inference(self, request: Request) -> None:
         head = contract.read_head(request.head)
         offer = self.describe()
         if head.model_id not in offer.models:
-            raise errors.ModelNotAvailable(
-                f"{self.identity.worker_id} does not serve {head.model_id}",
-                data={"models": list(offer.models[:20])},
-                not_started=True,
-            )
+            raise self.absent(head.model_id, offer)
         if self.running >= offer.max_concurrent:
             raise errors.CapacityExceeded(
                 f"{self.identity.worker_id} runs {self.running} of {offer.max_concurrent} requests",

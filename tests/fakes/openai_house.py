@@ -172,11 +172,13 @@ def make_rack(
 async def house(
     upstream: FakeUpstream | None = None, *, models: list[str] | None = None, **facts: Any
 ) -> AsyncIterator[OpenAIHouse]:
-    """`facts` are settings of the rack's section, or `settings` and `environ`."""
+    """`models` are the upstream's, `wanted` those to offer; `facts` are other settings of the rack's section,
+    or `settings` and `environ`."""
     log: Any = RecordedLog()
     network = FakeNetwork()
+    wanted = facts.pop("wanted", [])
     async with upstream or FakeUpstream(models) as server:
-        rack = make_rack(network, facts.pop("url", server.url), log=log, **facts)
+        rack = make_rack(network, facts.pop("url", server.url), log=log, models=wanted, **facts)
         peers = Peers(
             network=network,
             identity=Identity("caller", epoch=1, role="client"),
