@@ -50,6 +50,7 @@ def says(text: str) -> Meta:
 _PORT_RANGE = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 _HOST = r"([^\s:/#,\[\]]{1,253}|\[[0-9A-Fa-f:.%a-z]{2,64}\])"
 
+_WEB_HOST = r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])"
 _KEY = r"[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}"  # Z85; a list in one text may not hold a comma
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -77,6 +78,14 @@ Fallbacks = Annotated[
     dict[ModelName, Annotated[list[ModelName], Meta(min_length=1, max_length=8)]], Meta(max_length=1000)
 ]
 Interface = Annotated[str, Meta(pattern=r"^\S{1,255}$(?!\n)", title="an address or the name of an interface")]
+ServerUrl = Annotated[
+    str,
+    Meta(
+        pattern=rf"^https?://{_WEB_HOST}(:{_PORT_RANGE})?(/[A-Za-z0-9._~%/-]{{0,1000}})?$(?!\n)",
+        title="http(s)://host, with :port or /path or both",
+    ),
+]
+ServerPort = Annotated[int, Meta(ge=1, le=65535)]
 HostName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._-]{1,253}$(?!\n)", title="a host's name or IPv4 address, without a port")
 ]
@@ -320,6 +329,18 @@ class HttpSettings(Section, frozen=True):
         "cuts off fewer callers.")] = 2000
 
 
+class ModelServerSettings(Section, frozen=True):
+    """Where `wrk up` and `wrk rack openai` look for model servers that run already."""
+
+    addresses: Annotated[list[ServerPort | ServerUrl], Meta(max_length=64, description=
+        "Who is asked for a list of models: ports of this machine, or URLs. Those of Ollama, LM Studio, vLLM "
+        "and llama.cpp are preset. More finds more and asks more strangers; an empty list asks none.")] = (
+        msgspec.field(default_factory=lambda: [11434, 1234, 8000, 8080]))
+    interval: Annotated[int, ms(100, DAY,
+        "Period after which `wrk up` looks again while it runs. Shorter finds a server sooner that starts "
+        "later; longer asks strangers on these ports less often.")] = 10_000
+
+
 class StopSettings(Section, frozen=True):
     """How a process ends."""
 
@@ -387,6 +408,7 @@ class Settings(Section, frozen=True):
     balancing: BalancingSettings = BalancingSettings()
     routing: RoutingSettings = RoutingSettings()
     http: HttpSettings = HttpSettings()
+    model_servers: ModelServerSettings = ModelServerSettings()
     stop: StopSettings = StopSettings()
     log: LogSettings = LogSettings()
 

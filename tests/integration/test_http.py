@@ -32,6 +32,8 @@ from wrk_base.discovery import OnFound, combine
 from wrk_base.discovery.advert import Advert
 from wrk_base.discovery.static import StaticDiscovery
 from wrk_base.errors import StartError
+from wrk_base.model_servers.recognition import Nobody
+from wrk_base.model_servers.search import look
 from wrk_orchestrator.worker import OrchestratorService
 
 LOOPS: tuple[LoopName, ...] = ("asyncio", "uvloop")
@@ -390,5 +392,23 @@ def test_a_sane_request_id_is_kept_and_another_replaced_on_every_answer(tmp_path
                 made = await ids_with(insane)
                 assert len(made) == 5
                 assert all(len(one) == 32 and int(one, 16) >= 0 for one in made)
+
+    run(story())
+
+
+# --- it is no model server
+
+
+def test_who_searches_for_model_servers_finds_none_in_an_orchestrator_with_racks_or_without(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as empty:
+            url = empty.http_endpoint
+            assert await look([url]) == [Nobody(url, "an orchestrator answers", stranger=True)]
+        async with house(tmp_path) as h:
+            url = h.service.http_endpoint
+            assert (await h.http.get("/v1/models")).json()["data"]
+            assert await look([url]) == [Nobody(url, "an orchestrator answers", stranger=True)]
 
     run(story())

@@ -258,6 +258,38 @@ def test_a_malformed_static_peer_is_refused(peer: str) -> None:
     assert "tcp://host:port#KEY" in refusal({}, ("discovery.peers", peer))
 
 
+@pytest.mark.parametrize(
+    "server", ["http://gpu.lan", "https://gpu.lan:8443/llm/v1", "http://[::1]:8000", "http://10.0.0.1:1/"]
+)
+def test_model_servers_are_ports_and_urls(server: str) -> None:
+    loaded = settings({}, ("modelServers.addresses", f"1, {server}, 65535"))
+    assert loaded.settings.model_servers.addresses == [1, server, 65535]
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "0",
+        "65536",
+        "gpu.lan",
+        "gpu.lan:8000",
+        "ftp://gpu.lan",
+        "http://",
+        "http://a:0",
+        "http://me@a",
+        "http://a/?b",
+    ],
+)
+def test_anything_else_is_no_place_for_a_model_server(server: str) -> None:
+    message = refusal({}, ("modelServers.addresses", server))
+    assert "an integer from 1 to 65535 or http(s)://host, with :port or /path or both" in message
+
+
+def test_more_model_servers_than_are_asked_at_once_are_refused() -> None:
+    many = ",".join(map(str, range(1, 66)))
+    assert "a list of at most 64 items" in refusal({}, ("modelServers.addresses", many))
+
+
 # --- sources and their order
 
 

@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
-from wrk_base import clock, contract, errors
+from wrk_base import __version__, clock, contract, errors
 
 from ..orchestrator import OrchestratorWorker
 from . import models
@@ -169,7 +169,10 @@ async def route() -> Answer:
     raise AssertionError("app.py serves this path; here it is for the document and for other methods")
 
 
-@get("/v1/models", opt={"openai": True}, sync_to_thread=False)
+OURS = {"x-wrk-version": __version__}  # an empty list is anybody's: who looks for model servers must know
+
+
+@get("/v1/models", opt={"openai": True}, response_headers=OURS, sync_to_thread=False)
 def list_models(request: Request[Any, Any, Any], service: Service) -> Answer:
     """What can be asked for
 
