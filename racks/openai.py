@@ -9,7 +9,7 @@ answer brings both back. What the server answers badly becomes a typed error; it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -17,16 +17,20 @@ from typing import Any
 import msgspec
 
 from wrk_base import contract, errors
+from wrk_base.model_servers.addresses import candidates
+from wrk_base.model_servers.search import look
 from wrk_base.rack import SUCCESS, Rack
 from wrk_base.rpc import wire
 from wrk_base.rpc.request import Final, Packed, Request
 from wrk_base.worker import WorkerContext
 
 from .openai_body import error_in, is_json, prepare, status_in
-from .openai_settings import OpenAISettings, origin_of, secret_of
+from .openai_settings import OpenAISettings, secret_of
 from .openai_stream import BadStream, ChunkStream, ErrorInStream, EventStream, ResponseStream
 from .openai_watch import UpstreamWatch
+from .origin import Origin, parse_origin
 from .upstream import Answer, Limits, Upstream
+from .upstream_choice import choose
 
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -54,8 +58,18 @@ class OpenAIRack(Rack):
         super().__init__(context)
         o = self.options
         self._secret = secret_of(o, context.environ)
+        self._description = contract.Description()
+        self._upstream: Upstream  # from `_go_before`, which comes before anybody can call
+        self._watch: UpstreamWatch
+        self._cut: Callable[[], None] = lambda: None
+        if o.upstream:
+            self._go_before(parse_origin(o.upstream))
+
+    def _go_before(self, origin: Origin) -> None:
+        o = self.options
         limits = Limits(connect=o.connect_timeout / 1000, silence=o.silence_timeout / 1000)
-        self._upstream = Upstream(origin_of(o), limits, secret=self._secret)
+        self._upstream = Upstream(origin, limits, secret=self._secret)
+        self._cut = self._upstream.close
         self._watch = UpstreamWatch(
             self._upstream,
             wanted=o.models,
@@ -66,7 +80,6 @@ class OpenAIRack(Rack):
             changed=self._on_change,
             log=self.log,
         )
-        self._description = contract.Description()
         self._on_change()
 
     def describe(self) -> contract.Description:
@@ -83,11 +96,22 @@ class OpenAIRack(Rack):
         return super().absent(model_id, offer)
 
     async def open(self) -> None:
+        if not self.options.upstream:
+            self._go_before(await self._search())
         await self._watch.look()
         self.spawn(self._watch.run(), "upstream watch")
 
     async def close(self) -> None:
-        self._upstream.close()
+        self._cut()
+
+    async def _search(self) -> Origin:
+        """Where the only model server is that runs. Raises `StartError`."""
+        if self._secret:  # whoever is found first shall not have it
+            raise errors.StartError("openai.apiKeyEnv: whose key is that? Name the server by --upstream URL")
+        entries = self.settings.model_servers.addresses
+        found = choose(await look(candidates(entries, self.context.environ.get("OLLAMA_HOST", ""))))
+        self.log.info("upstream.found", server=found.kind.title, upstream=found.url, models=len(found.models))
+        return parse_origin(found.url)
 
     def _on_change(self) -> None:
         offer = self._watch.offer

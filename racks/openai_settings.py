@@ -1,4 +1,4 @@
-"""The settings of the rack in front of an OpenAI-compatible server, and what they name: origin and key.
+"""The settings of the rack in front of an OpenAI-compatible server, and the key that they name.
 
 The key is in the environment alone, under a name that a setting says, so that no file, flag, process list
 or `--show-config` holds it. The URL holds none either. Reasons stand beside the bounds.
@@ -14,7 +14,7 @@ from msgspec import Meta, field
 from wrk_base import contract, errors
 from wrk_base.config import HOUR, Section, count, ms, says
 
-from .origin import Origin, parse_origin
+from .origin import parse_origin
 
 # fmt: off  (one setting, one block, as in wrk_base/config.py)
 
@@ -22,8 +22,8 @@ class OpenAISettings(Section, frozen=True):
     """Section `openai`: which server, and how it is treated."""
 
     upstream: Annotated[str, Meta(max_length=2048, description=
-        "URL of the server, http://localhost:11434 for an Ollama on this machine. A name and a password have "
-        "no place in it: see `apiKeyEnv`.")] = ""
+        "URL of the server, http://localhost:11434 for an Ollama on this machine; empty: the only one found "
+        "at `modelServers.addresses`. A name and a password have no place in it: see `apiKeyEnv`.")] = ""
     api_key_env: Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,127})?$(?!\n)", description=
         "Name of the environment variable that holds the server's API key; empty: none is sent. The key "
         "itself is in no setting, since settings are shown.", title="the name of a variable")] = ""
@@ -57,13 +57,6 @@ class OpenAISettings(Section, frozen=True):
                 raise ValueError(f"upstream: {error}") from None
 
 # fmt: on
-
-
-def origin_of(settings: OpenAISettings) -> Origin:
-    """Raises `StartError`."""
-    if not settings.upstream:
-        raise errors.StartError("openai.upstream: no server is named; say --upstream http://localhost:11434")
-    return parse_origin(settings.upstream)
 
 
 def secret_of(settings: OpenAISettings, environ: Mapping[str, str]) -> str:

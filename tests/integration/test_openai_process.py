@@ -52,7 +52,7 @@ def test_it_serves_what_the_upstream_has_and_keeps_the_key_to_itself(tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "env", "told"),
     [
-        ((), {}, "openai.upstream: no server is named; say --upstream"),
+        (("--modelServers.addresses", ""), {}, "no server is named and modelServers.addresses is empty"),
         (("--upstream", f"http://user:{KEY}@127.0.0.1:1"), {}, "a name and a password in the URL"),
         (("--upstream", "http://127.0.0.1:1", "--apiKeyEnv", "NOT_THERE"), {}, "has no NOT_THERE"),
     ],

@@ -99,6 +99,7 @@ PURE = (
     "racks/scheduler.py",
     "racks/text_requests.py",
     "racks/token_text.py",
+    "racks/upstream_choice.py",
 )
 NOT_IN_PURE = {
     *("asyncio", "threading", "multiprocessing", "subprocess", "socket", "zmq", "zeroconf"),

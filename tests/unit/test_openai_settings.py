@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from racks.openai_settings import OpenAISettings, origin_of, secret_of
+from racks.openai_settings import OpenAISettings, secret_of
 from racks.origin import Origin, parse_origin
 from wrk_base.errors import SettingsError, StartError
 from wrk_base.settings_loader import load, show
@@ -36,7 +36,6 @@ def test_a_url_as_people_write_it(url: str, origin: tuple[bool, str, int, str], 
     found = parse_origin(url)
     assert found == Origin(*origin)
     assert found.url == shown
-    assert origin_of(OpenAISettings(upstream=url)) == found
 
 
 @pytest.mark.parametrize(
@@ -67,11 +66,6 @@ def test_a_url_with_a_secret_is_refused_without_showing_it(url: str) -> None:
         settings_of(("upstream", url))
     assert SECRET not in str(refused.value)
     assert str(refused.value).startswith("section openai: upstream:")
-
-
-def test_no_upstream_is_a_clear_start_error() -> None:
-    with pytest.raises(StartError, match="--upstream http://localhost:11434"):
-        origin_of(settings_of())
 
 
 def test_the_key_comes_from_the_environment_by_its_name() -> None:
