@@ -15,13 +15,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from tests.fakes import model_server as shapes
+from tests.fakes.model_server import model_server, unused_port
 from tests.fakes.processes import ROOT, wait_until
+from tests.fakes.upstream import FakeUpstream, in_thread
 
 COMMAND = (sys.executable, "-m", "wrk_orchestrator.cli.main")
 FREE_PORTS = ("--port", "0", "--rpc.port", "0")
@@ -46,6 +51,7 @@ class Run:
             "XDG_STATE_HOME": str(folder / "state"),
             "TMPDIR": str(folder),
             "WRK_DISCOVERY__MESH": f"test-{self.mark}",
+            "WRK_MODEL_SERVERS__ADDRESSES": "",  # what runs on this machine is none of a test's business
             "PYTHONPATH": str(ROOT),
             MARK: self.mark,
         }
@@ -147,7 +153,7 @@ def test_a_check_tells_a_script_as_json_and_minds_no_environment(tmp_path: Path)
 
 def test_a_check_that_is_interrupted_has_not_proven_anything(tmp_path: Path) -> None:
     with Run(tmp_path, "--check") as run:
-        wait_until(lambda: len(run.pids()) > 1, what="something was started")
+        wait_until(lambda: list(tmp_path.glob("wrk-up-*/logs/*")), what="something was started")
         run.process.send_signal(signal.SIGINT)
         code, _, err = run.end()
     assert (code, err) == (1, "")
@@ -218,6 +224,133 @@ def test_a_process_that_dies_is_started_again(staying: Run) -> None:
 def test_nothing_outlives_a_supervisor_that_is_killed(staying: Run) -> None:
     staying.process.kill()
     wait_until(lambda: not staying.pids(), what="all processes are gone")
+
+
+# --- model servers
+
+
+@contextmanager
+def ollama(*models: str) -> Iterator[FakeUpstream]:
+    """A server that can chat, and lists its models as Ollama does."""
+    with in_thread(list(models)) as upstream:
+        upstream.entries = {name: {"owned_by": "library"} for name in models}
+        yield upstream
+
+
+def searching(*ports: int) -> tuple[str, ...]:
+    return (
+        *FREE_PORTS,
+        "--modelServers.addresses",
+        ",".join(map(str, ports)),
+        "--modelServers.interval",
+        "100",
+    )
+
+
+def racks_of(run: Run) -> dict[str, str]:
+    """Names of the racks and how they are."""
+    return {worker["name"]: worker["state"] for worker in run.wrk("workers")["workers"]}
+
+
+def models_of(run: Run) -> set[str]:
+    """What is offered by all racks together."""
+    return {name for worker in run.wrk("workers")["workers"] for name in worker["capabilities"]["models"]}
+
+
+def address(run: Run, name: str) -> str:
+    """What was said to follow `name`."""
+    (line,) = [line for line in run.said if line.startswith(name)]
+    return line.split()[1]
+
+
+def test_racks_go_before_the_servers_that_run_and_none_is_simulated(tmp_path: Path) -> None:
+    with ExitStack() as running:
+        one = running.enter_context(ollama("nomic-embed-text", "llama3.2"))
+        two = running.enter_context(model_server(shapes.VLLM))
+        with Run(tmp_path, *searching(one.port, two.port)) as run:
+            run.until("Ctrl-C stops")
+            assert racks_of(run) == {"ollama": "healthy", "vllm": "healthy"}
+            model, *_ = shapes.VLLM.answers["/v1/models"]["data"]
+            assert run.said[:2] == [
+                f"found Ollama at {one.url}, 2 models (nomic-embed-text, llama3.2): rack ollama\n",
+                f"found vLLM at {two.url}, 1 model ({model['id']}): rack vllm\n",
+            ]
+            assert one.inferences == []  # a request could make it load a model that fills the machine
+            answer = httpx.post(
+                f"{address(run, 'http')}/v1/chat/completions",
+                json={"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]},
+            ).json()
+            assert answer["choices"][0]["message"]["content"].startswith("hello")
+            assert len(one.inferences) == 1
+            run.process.send_signal(signal.SIGINT)
+            assert run.end()[0] == 0
+
+
+def test_what_it_says_to_try_works(tmp_path: Path) -> None:
+    with ollama("nomic-embed-text", "it's") as upstream, Run(tmp_path, *searching(upstream.port)) as run:
+        run.until("Ctrl-C stops")
+        (command,) = [line.strip() for line in run.said if line.strip().startswith("curl ")]
+        ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+        assert json.loads(ran.stdout)["model"] == "it's"
+        (base_url,) = [line.split("base_url=")[1].split(",")[0] for line in run.said if "base_url=" in line]
+        assert {model["id"] for model in httpx.get(f"{base_url}/models").json()["data"]} == {
+            "nomic-embed-text",
+            "it's",
+        }
+
+
+def test_a_server_that_starts_later_is_found_and_keeps_its_rack_when_it_goes_and_comes(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as later:
+        port = later.enter_context(unused_port())
+        with Run(tmp_path, *searching(port), "--openai.refreshInterval", "100") as run:
+            assert f"http://127.0.0.1:{port}: nothing answers" in run.until("no model server found")
+            run.until("Ctrl-C stops")
+            assert racks_of(run) == {"r1": "healthy", "r2": "healthy"}
+            later.close()
+            with model_server(shapes.LM_STUDIO, port):
+                run.until(f"found LM Studio at http://127.0.0.1:{port}, 2 models")
+                wait_until(lambda: "qwen/qwen3-4b-2507" in models_of(run), what="its models are here")
+            wait_until(lambda: models_of(run) == {"sim-model"}, what="they are gone with it")
+            assert "lm-studio" in racks_of(run)
+            with model_server(shapes.LM_STUDIO, port):
+                wait_until(lambda: "qwen/qwen3-4b-2507" in models_of(run), what="they are back with it")
+                os.kill(run.pid_of("wrk-rack-openai-lm-studio"), signal.SIGKILL)
+                run.until("rack lm-studio runs again at tcp://127.0.0.1:")
+            run.process.send_signal(signal.SIGINT)
+            code, out, _ = run.end()
+            assert (code, out.count("found LM Studio")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "racks"),
+    [
+        (["--sims"], {"ollama", "r1", "r2"}),
+        (["--latency", "1"], {"ollama", "r1", "r2"}),
+        (["--no-search"], {"r1", "r2"}),
+    ],
+)
+def test_who_wants_simulated_racks_says_so(tmp_path: Path, words: list[str], racks: set[str]) -> None:
+    with model_server(shapes.OLLAMA) as server, Run(tmp_path, *searching(server.port), *words) as run:
+        run.until("Ctrl-C stops")
+        assert racks_of(run).keys() == racks
+        assert bool(server.asked) is ("ollama" in racks)
+
+
+def test_a_check_asks_no_server(tmp_path: Path) -> None:
+    with model_server(shapes.OLLAMA) as server, Run(tmp_path, "--check", *searching(server.port)) as run:
+        assert run.end()[0] == 0
+        assert server.asked == []
+
+
+def test_a_script_is_told_of_the_servers_as_json(tmp_path: Path) -> None:
+    with model_server(shapes.OLLAMA) as server, Run(tmp_path, *searching(server.port), "--json") as run:
+        report = json.loads(run.until("servers"))
+        (told,) = report["servers"]
+        assert (told["rack"], told["kind"], told["url"]) == ("ollama", "ollama", server.url)
+        assert told["models"] == ["llama3.2:latest", "nomic-embed-text:latest", "qwen3:8b"]
+        assert report["routed"] == []
 
 
 # --- what cannot start

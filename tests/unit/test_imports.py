@@ -69,6 +69,7 @@ PURE = (
     "wrk_orchestrator/fair_queue.py",
     "wrk_orchestrator/cli/latency.py",
     "wrk_orchestrator/cli/likeness.py",
+    "wrk_orchestrator/cli/lookout.py",
     "wrk_orchestrator/health_*.py",
     "wrk_orchestrator/http/needs.py",
     "wrk_orchestrator/load_balancer.py",

@@ -236,10 +236,13 @@ def ping(
 
 @app.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    help="Start an orchestrator and two simulated racks here, and route requests through them."
+    help="Start an orchestrator here, and a rack before each model server that runs on this machine (Ollama, "
+    "LM Studio, vLLM, llama.cpp, others by --modelServers.addresses), now or later. Where there is none, two "
+    "simulated racks stand in, and requests are routed through them."
     "\n\nSettings follow as --KEY VALUE. The orchestrator's own are --port and --rpc.port; what else "
     "`wrk worker` takes is everybody's (--mesh, --interface, --state-dir, --config, --env, "
-    "--loadBalancingStrategy, ...), and what a rack takes is the racks' (--latency, --capacity, ...). "
+    "--loadBalancingStrategy, ...), and what a rack takes is the racks' (--latency, ... the simulated "
+    "racks', --openai.maxConcurrent, ... those before servers). "
     "WRK_* variables reach all of them.",
 )
 def up(
@@ -251,6 +254,8 @@ def up(
     extras: Annotated[
         list[str] | None, typer.Option("--with", metavar="embeddings", help="Start it, too.")
     ] = None,
+    sims: Annotated[bool, typer.Option("--sims", help="Simulated racks also beside model servers.")] = False,
+    no_search: Annotated[bool, typer.Option("--no-search", help="Look for no model servers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what the processes log.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -258,7 +263,15 @@ def up(
 
     from .up import Wishes, run_up
 
-    wishes = Wishes(check=check, lan=lan, extras=tuple(extras or ()), verbose=verbose, as_json=as_json)
+    wishes = Wishes(
+        check=check,
+        lan=lan,
+        extras=tuple(extras or ()),
+        sims=sims,
+        search=not no_search,
+        verbose=verbose,
+        as_json=as_json,
+    )
     try:
         code = run_up(wishes, context.args, os.environ)
     except UsageError as error:

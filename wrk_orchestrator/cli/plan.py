@@ -2,18 +2,20 @@
 
 Whose a setting is follows from its name: `port` and `rpc.port` are the orchestrator's alone (racks take
 ports from the kernel), every other setting of `wrk_base.config` is everybody's, `embeddings.*` belongs
-to the embeddings rack, and whatever remains to the simulated racks, who know best what to refuse.
+to the embeddings rack, `openai.*` to the racks before model servers, and whatever remains to the
+simulated racks, who know best what to refuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wrk_base.boot import Arguments, UsageError, parse
 from wrk_base.config import Settings
 from wrk_base.discovery.addresses import LOOPBACK
+from wrk_base.model_servers.addresses import address_of, candidates
 from wrk_base.settings_keys import canonical, keys_of
 from wrk_base.settings_loader import load
 from wrk_base.state import default_state_dir
@@ -23,7 +25,10 @@ from .kinds import ORCHESTRATOR, rack_kinds, rack_type
 DRAIN_MS = 3000  # within the five seconds after which everything is gone
 SIM_RACKS = ("r1", "r2")
 EMBEDDINGS = "embeddings"
+OPENAI = "openai"
+UPSTREAM, KEY = "openai.upstream", "openai.apiKeyEnv"
 ORCHESTRATORS_OWN = {("PORT",), ("RPC", "PORT")}
+FOR_ONE_SERVER = {tuple(canonical(part) for part in name.split(".")) for name in (UPSTREAM, KEY)}
 SETTINGS = {tuple(canonical(part) for part in key.path) for key in keys_of(Settings)}
 
 Flag = tuple[str, str]
@@ -57,13 +62,24 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`state_dir` is None where a temporary one will do. `settings` are those that all programs share."""
+    """`state_dir` is None where a temporary one will do. `settings` are those that all programs share.
+
+    `addresses` are asked for model servers; `sims_asked_for` where a setting is for simulated racks alone.
+    """
 
     orchestrator: Program
     sims: tuple[Program, ...]
+    sims_asked_for: bool
     embeddings: Program | None
+    openai: Program
+    addresses: tuple[str, ...]
     state_dir: Path | None
     settings: Settings
+
+    def before(self, url: str, name: str) -> Program:
+        """The rack before a model server, which may be anybody's: no key is for it, whatever is set."""
+        flags = (*self.openai.flags, (KEY, ""), (UPSTREAM, url))
+        return replace(self.openai, name=f"rack {name}", rack=name, flags=flags)
 
 
 def make_plan(
@@ -73,11 +89,13 @@ def make_plan(
     mesh: str,
     lan: bool = False,
     extras: Sequence[str] = (),
+    search: bool = True,
 ) -> Plan:
     """The plan for a command line of settings; it stays on this machine unless `lan` or they say otherwise.
 
     `mesh` is a fresh one for a check: then ports are chosen by the kernel and the state is temporary,
-    unless `words` say otherwise. Raises `UsageError`, `SettingsError`.
+    unless `words` say otherwise, and no model server is looked for, so that it ends alike everywhere.
+    Raises `UsageError`, `SettingsError`.
     """
     told = _read(words, environ)
     own: list[Flag] = [("port", "0"), ("rpc.port", "0"), ("discovery.mesh", mesh)] if mesh else []
@@ -85,14 +103,18 @@ def make_plan(
     flags = _Flags([("stop.drainTimeout", str(DRAIN_MS)), *reach, *own, *told.flags])
     everybody = (*_paths(told), *flags.everybody)
     rack = (*everybody, ("rpc.port", "0"))
+    settings = _shared_settings(told, environ, [*flags.everybody, *flags.orchestrator])
     return Plan(
         orchestrator=Program("the orchestrator", ORCHESTRATOR, "main", (*everybody, *flags.orchestrator)),
         sims=tuple(
             Program(f"rack {name}", rack_type("sim"), name, (*rack, *flags.sims)) for name in SIM_RACKS
         ),
+        sims_asked_for=bool(flags.sims),
         embeddings=_embeddings(extras, rack, flags.embeddings),
+        openai=Program("", rack_type(OPENAI), "", (*rack, *flags.openai)),
+        addresses=_addresses(settings, environ) if search and not mesh else (),
         state_dir=told.state_dir or (None if mesh else default_state_dir(environ)),
-        settings=_shared_settings(told, environ, [*flags.everybody, *flags.orchestrator]),
+        settings=settings,
     )
 
 
@@ -115,6 +137,12 @@ def _embeddings(extras: Sequence[str], common: Sequence[Flag], own: Sequence[Fla
     return Program("the embeddings rack", rack_type(EMBEDDINGS), EMBEDDINGS, (*common, *own))
 
 
+def _addresses(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Where model servers may be; the orchestrator's own port is its own."""
+    found = candidates(settings.model_servers.addresses, environ.get("OLLAMA_HOST", ""))
+    return tuple(url for url in found if url != address_of(settings.port))
+
+
 def _shared_settings(told: Arguments, environ: Mapping[str, str], flags: Sequence[Flag]) -> Settings:
     """Read here as well, so that a mistake in them is one line and not one of every program."""
     return load(
@@ -134,6 +162,7 @@ class _Flags:
         self.orchestrator: list[Flag] = []
         self.everybody: list[Flag] = []
         self.embeddings: list[Flag] = []
+        self.openai: list[Flag] = []
         self.sims: list[Flag] = []
         for name, value in flags:
             self._owner(tuple(canonical(part) for part in name.split("."))).append((name, value))
@@ -143,4 +172,9 @@ class _Flags:
             return self.orchestrator
         if path in SETTINGS:
             return self.everybody
-        return self.embeddings if path[0] == EMBEDDINGS.upper() else self.sims
+        if path in FOR_ONE_SERVER:
+            raise UsageError(
+                "`up` looks for servers itself, where --modelServers.addresses says, and shows none a key; "
+                "for one server, start `wrk rack openai --upstream URL --api-key-env NAME` besides"
+            )
+        return {EMBEDDINGS.upper(): self.embeddings, OPENAI.upper(): self.openai}.get(path[0], self.sims)

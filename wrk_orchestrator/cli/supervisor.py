@@ -32,12 +32,15 @@ class Supervisor:
     def __init__(self, state_dir: Path, say: Callable[[str], None], *, verbose: bool = False) -> None:
         self._state_dir, self._say, self._verbose = state_dir, say, verbose
         self._children: list[ChildProcess] = []
+        self._keeping: asyncio.TaskGroup | None = None
 
     async def start(self, program: Program) -> ChildProcess:
-        """Raises `StartError`."""
+        """A process that is kept like the others, if they are kept already. Raises `StartError`."""
         child = ChildProcess(program, self._state_dir, verbose=self._verbose)
         self._children.append(child)
         await child.launch()
+        if self._keeping is not None:
+            self._keeping.create_task(self._keep(child))
         return child
 
     async def ready(self, child: ChildProcess, seconds: float | None) -> dict[str, Any]:
@@ -69,11 +72,12 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(working, *ends, return_exceptions=True)
 
-    async def keep(self) -> None:
-        """Start again whatever ends, until cancelled."""
-        async with asyncio.TaskGroup() as group:
+    async def keep(self, meanwhile: Coroutine[Any, Any, None]) -> None:
+        """Start again whatever ends, until cancelled; `meanwhile` may start more."""
+        async with asyncio.TaskGroup() as self._keeping:
             for child in self._children:
-                group.create_task(self._keep(child))
+                self._keeping.create_task(self._keep(child))
+            self._keeping.create_task(meanwhile)
 
     async def _keep(self, child: ChildProcess) -> None:
         loop, attempt = asyncio.get_running_loop(), 0

@@ -41,30 +41,22 @@ class Trial:
         self._session, self._rpc, self._http = session, rpc, http
         self.rows: list[Row] = []
 
-    async def meet(self, wanted: Collection[str]) -> list[Row]:
+    async def meet(self, wanted: Collection[str], *, by_mdns: bool = True) -> list[Row]:
         """The records of the workers `wanted`, once all are registered, healthy and heard by mDNS."""
+        mdns = by_mdns and self._session.settings.discovery.mdns
         missing: list[str] = []
         try:
             async with asyncio.timeout(MEET_SECONDS):
                 while True:
                     listed = {worker["workerId"]: worker for worker in await self._listed()}
-                    missing = self._missing(wanted, listed)
+                    missing = _missing(wanted, listed, mdns)
                     if not missing:
                         return [listed[worker_id] for worker_id in wanted]
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise StartError(
-                f"not in the mesh after {MEET_SECONDS:g} s: {', '.join(missing)}; "
-                f"is multicast possible on {self._session.settings.interface}?"
-            ) from None
-
-    def _missing(self, wanted: Collection[str], listed: Mapping[str, Row]) -> list[str]:
-        mdns = self._session.settings.discovery.mdns
-        return [
-            f"{worker_id} ({_state(listed.get(worker_id))})"
-            for worker_id in wanted
-            if not _is_in(listed.get(worker_id), mdns)
-        ]
+            advice = f"; is multicast possible on {self._session.settings.interface}?" if mdns else ""
+            what = ", ".join(missing)
+            raise StartError(f"not in the mesh after {MEET_SECONDS:g} s: {what}{advice}") from None
 
     async def _listed(self) -> list[Row]:
         answer = await self._session.call(self._rpc, "listWorkers", {}, REQUEST_SECONDS)
@@ -134,6 +126,14 @@ async def _timed(send: Send) -> tuple[str, float]:
     asked = clock.monotonic()
     answer = await send()
     return str(answer["workerId"]), round((clock.monotonic() - asked) * 1000, 1)
+
+
+def _missing(wanted: Collection[str], listed: Mapping[str, Row], mdns: bool) -> list[str]:
+    return [
+        f"{worker_id} ({_state(listed.get(worker_id))})"
+        for worker_id in wanted
+        if not _is_in(listed.get(worker_id), mdns)
+    ]
 
 
 def _is_in(worker: Row | None, mdns: bool) -> bool:
