@@ -62,7 +62,7 @@ def test_without_a_kind_the_kinds_are_listed(
 ) -> None:
     code, said = fails(capsys, "rack", *words)
     assert code == 2
-    assert "kinds: embeddings, openai, sim, or package.module:Class" in said
+    assert "kinds: embeddings, openai, sim, transformers, or package.module:Class" in said
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
