@@ -43,6 +43,7 @@ STREAMED = frozenset({"chat", "completion", "response"})
 ELSEWHERE = frozenset({429, 502, 503, 504})  # it did no work for this request: another server may
 ERROR_BYTES = 65_536  # of the body of an error; it is for people and programs that read its first lines
 ERROR_SECONDS = 2.0  # for that body to arrive: who may be asked instead is not kept waiting
+SAID = 300  # characters of what the server says, in an error's message
 DEFAULT_CONCURRENT = 32
 MAX_RETRY_AFTER_S = 3600
 
@@ -235,9 +236,14 @@ class OpenAIRack(Rack):
         return error
 
     def _error_object(self, error: Any, body: bytes) -> errors.UpstreamFailed:
-        failed = self._upstream.failed("it says 200 and tells of an error", status_in(error))
+        failed = self._upstream.failed(f"it tells of an error{self._words_of(error)}", status_in(error))
         failed.data |= {"contentType": "application/json", "body": self._shown(body[:ERROR_BYTES])}
         return failed
+
+    def _words_of(self, error: Any) -> str:
+        """What an error object says to people, if it does: in a stream nobody sees its body."""
+        said = error.get("message") if isinstance(error, dict) else error
+        return f": {self._shown(said.encode(errors='replace'))[:SAID]}" if isinstance(said, str) else ""
 
     async def _shortened(self, answer: Answer) -> str:
         """The first bytes of a body that nobody needs whole; fewer where it breaks off or takes its time."""

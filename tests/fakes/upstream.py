@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -105,8 +106,16 @@ class _Door(asyncio.StreamReaderProtocol):
 class FakeUpstream(Watch):
     """The server. `models` may change at any time."""
 
-    def __init__(self, models: list[str] | None = None, *, key: str = "", words: int = 3) -> None:
+    def __init__(
+        self,
+        models: list[str] | None = None,
+        *,
+        key: str = "",
+        words: int = 3,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__()
+        self._tls = tls
         self.models = ["m1"] if models is None else models
         self.key, self.words = key, words
         self.pages: dict[str, Any] = {}
@@ -125,7 +134,7 @@ class FakeUpstream(Watch):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def open(self) -> int:
@@ -145,7 +154,9 @@ class FakeUpstream(Watch):
 
     async def up(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Door(self._visit), "127.0.0.1", self.port)
+        self._server = await loop.create_server(
+            lambda: _Door(self._visit), "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:
@@ -224,7 +235,12 @@ class FakeUpstream(Watch):
         await visitor.whole(msgspec.json.encode({"object": "list", "data": rows}))
 
     async def _infer(self, asked: Asked, visitor: Visitor) -> None:
-        whole, events = ANSWERS[asked.path](asked, self.words)
+        try:
+            whole, events = ANSWERS[asked.path](asked, self.words)
+        except (ValueError, LookupError, TypeError) as error:
+            refusal = {"error": {"message": f"bad request: {error}", "type": "invalid_request_error"}}
+            await visitor.whole(msgspec.json.encode(refusal), "400 Bad Request")
+            return
         if asked.json.get("stream") is not True or not events:
             await self._going_on.wait()
             await visitor.whole(msgspec.json.encode(whole))

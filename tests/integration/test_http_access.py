@@ -12,21 +12,16 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from tests.fakes.aio import eventually, run
+from tests.fakes.certificates import certificate_for
 from tests.fakes.http_house import (
     REGISTER,
     ROUTE,
@@ -341,29 +336,6 @@ def test_a_large_body_without_a_key_is_not_waited_for(tmp_path: Path) -> None:
             await raw.close()
 
     run(story())
-
-
-def certificate_for(address: str, directory: Path) -> dict[str, str]:
-    """Settings with a certificate that signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime(2020, 1, 1, tzinfo=UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=36_500))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    (directory / "c.pem").write_bytes(made.public_bytes(pem))
-    (directory / "k.pem").touch(0o600)
-    (directory / "k.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return {"tls_certificate": str(directory / "c.pem"), "tls_key": str(directory / "k.pem")}
 
 
 @on_the_network

@@ -67,6 +67,9 @@ def test_a_stream_that_goes_wrong_is_a_typed_error_after_what_was_good(fault: Fa
             got = await h.stream("chat", HELLO_STREAM)
             assert isinstance(got.failure, TYPED), got.failure
             assert got.failure.data["items"] == len(got.items)
+            if fault is STREAMS["streams_an_error"]:
+                assert got.failure.message.endswith("it tells of an error: out of memory")
+                assert got.failure.data["status"] == 503
             assert all(item["id"] == "c1" for item in got.decoded)
             if "streams_a" in fault.__name__ or "without_done" in fault.__name__:
                 assert len(got.items) >= 1, "what was good is lost"

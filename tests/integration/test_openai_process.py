@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.aio import run
+from tests.fakes.http_process import PAGE
 from tests.fakes.processes import ProcessHandle, client, spawn_worker, start_worker, until
 from tests.fakes.upstream import in_thread
 from tests.fakes.upstream_faults import STREAMS, UNARY
@@ -19,7 +19,6 @@ from wrk_base import errors
 RACK = ("--wtype", "racks.openai:OpenAIRack", "--rack", "o1")
 KEY = "sk-the-secret-of-this-process"
 MIB = 1_048_576
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 async def ask(mesh: Any, rack: ProcessHandle, **options: Any) -> Any:

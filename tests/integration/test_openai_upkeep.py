@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.fakes.aio import eventually, run
+from tests.fakes.aio import LoopName, eventually, run
+from tests.fakes.certificates import certificate_for
 from tests.fakes.network import FakeNetwork
 from tests.fakes.openai_house import HELLO, HELLO_STREAM, OpenAIHouse, house, make_rack
 from tests.fakes.upstream import FakeUpstream, Visitor
@@ -385,5 +387,40 @@ def test_the_key_is_sent_and_told_to_nobody_else() -> None:
                 repr(h.rack.info()),
             ]
             assert [text for text in told if KEY in text] == []
+
+    run(story())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_certificate_that_nobody_vouches_for_gets_no_request_and_no_key(
+    loop: LoopName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = certificate_for("127.0.0.1", tmp_path)
+
+    def server() -> FakeUpstream:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(files["tls_certificate"], files["tls_key"])
+        return FakeUpstream(tls=tls)
+
+    async def story() -> None:
+        facts: dict[str, Any] = {"environ": {"MY_KEY": KEY}, "api_key_env": "MY_KEY"}
+        async with house(server(), **facts) as h:
+            assert "its certificate is not trusted" in h.rack.health()["reason"]
+            assert h.upstream.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", files["tls_certificate"])
+        async with house(server(), **facts) as h:
+            assert (await h.ask("chat", HELLO))["object"] == "chat.completion"
+            assert len((await h.stream("chat", HELLO_STREAM)).items) == 4
+
+    run(story(), loop)
+
+
+def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    async def story() -> None:
+        async with house() as h:
+            assert (await h.ask("chat", HELLO))["object"] == "chat.completion"
 
     run(story())
