@@ -6,6 +6,7 @@ RELIABILITY's G8, at one request a fault; `upstream_faults.py` has the faults.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from tests.fakes.aio import eventually, run
 from tests.fakes.openai_house import HELLO, HELLO_STREAM, OpenAIHouse, house
 from tests.fakes.upstream import Fault
-from tests.fakes.upstream_faults import SILENT, STREAMS, UNARY
+from tests.fakes.upstream_faults import DONE, SILENT, STREAMS, UNARY
 from wrk_base import errors
 from wrk_base.config import RpcSettings, Settings
 from wrk_base.rpc.line import PeerLimits
@@ -51,6 +52,8 @@ def test_an_answer_that_is_none_is_a_typed_error(fault: Fault) -> None:
             error = await h.fails()
             assert isinstance(error, TYPED), error
             assert "upstream http://127.0.0.1" in error.message
+            if fault is UNARY["packs_a_bomb"]:
+                assert "compressed" in error.message
             assert h.upstream.sent - before <= MIB + BUFFERS
             assert len(h.upstream.inferences) == (2 if fault in UNANSWERED else 1)
             await is_well(h)
@@ -93,7 +96,31 @@ def test_too_little_ends_at_the_deadline(fault: Fault) -> None:
     run(story())
 
 
-def test_a_slow_reader_stops_the_upstream_and_costs_bounded_memory() -> None:
+def test_a_connection_is_used_again_though_the_end_of_a_stream_came_late() -> None:
+    async def story() -> None:
+        async with house(refresh_interval=3_600_000) as h:
+            going_on = asyncio.Event()
+
+            async def ends_late(visitor: Any) -> None:
+                await visitor.begin()
+                await visitor.chunk(DONE)
+                await going_on.wait()
+                await visitor.end()
+
+            h.upstream.fault = ends_late
+            assert (await h.stream("chat", HELLO_STREAM)).error is None
+            assert h.upstream.open == 1
+            going_on.set()
+            await is_well(h)
+            before = h.upstream.connections
+            await h.ask("chat", HELLO)
+            assert h.upstream.connections == before
+            assert h.upstream.closed == 0
+
+    run(story())
+
+
+def test_a_reader_who_leaves_stops_a_stream_without_end() -> None:
     async def story() -> None:
         async with house() as h:
             h.upstream.fault = STREAMS["streams_without_end"]
