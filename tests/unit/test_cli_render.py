@@ -70,9 +70,10 @@ def test_what_a_worker_tells_of_its_models_stands_behind_them(capsys: pytest.Cap
         "m2": {"capabilities": [], "contextLength": 200_000},
         "m3": {"capabilities": [], "contextLength": 0},
     }
-    offer = {"models": ["m1", "m2", "m3", "m4"], "capacity": {"maxConcurrent": 8}, "facts": facts}
+    facts["m5"] = facts["m1"]
+    offer = {"models": ["m1", "m2", "m3", "m4", "m5"], "capacity": {"maxConcurrent": 8}, "facts": facts}
     line = " ".join(shown(capsys, *render.workers_parts([worker("r1", capabilities=offer)]))[2])
-    assert " m1 (tools, vision, 32k), m2 (200000), m3, m4 healthy " in line
+    assert " m1, m5 (tools, vision, 32k); m2 (200000); m3, m4 healthy " in line
 
 
 def test_a_worker_that_is_not_well_says_why(capsys: pytest.CaptureFixture[str]) -> None:

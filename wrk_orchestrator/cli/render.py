@@ -72,12 +72,19 @@ def _worker_cells(worker: Mapping[str, Any]) -> Iterator[Text]:
     offer, word = worker["capabilities"], str(worker["state"])
     yield cell(worker["workerId"], "bold")
     yield cell(" ".join(part for part in (worker["name"], worker["type"].removeprefix(RACK)) if part))
-    facts = offer.get("facts", {})
-    yield cell(", ".join(model + _told(facts.get(model, {})) for model in offer["models"]))
+    yield cell(_models(offer["models"], offer.get("facts", {})))
     yield cell(word, "green" if word == WELL else "red")
     yield cell(worker["address"])
     yield cell(worker["foundBy"])
     yield cell(f"{worker['currentLoad']} of {offer['capacity']['maxConcurrent']}")
+
+
+def _models(models: Iterable[str], facts: Mapping[str, Any]) -> str:
+    """Models, with those together of which the same is told: `m1, m2 (tools, 32k); m3`."""
+    alike: dict[str, list[str]] = {}
+    for model in models:
+        alike.setdefault(_told(facts.get(model, {})), []).append(model)
+    return "; ".join(", ".join(names) + told for told, names in alike.items())
 
 
 def _told(facts: Mapping[str, Any]) -> str:
