@@ -16,6 +16,8 @@ from msgspec import Meta
 
 from wrk_base import contract, errors
 
+from .openai_texts import Positive, refusal
+
 Task = Literal["chat", "completion", "raw"]
 Message = dict[str, Any]
 
@@ -92,8 +94,8 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class _Body(msgspec.Struct, frozen=True):
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None  # 0 and -1: all, as other servers have it
@@ -133,11 +135,11 @@ def _read_prompt(task: Task, given: Any, max_tokens: int, defaults: Defaults) ->
 
 
 def _parse(kind: type[contract.T], given: Any) -> contract.T:
-    body = contract.parse(kind, given, what="inputData")
+    body = contract.parse(kind, given, what="body")
     for field, (harmless, reason) in UNSERVED.items():
         value = given.get(field)
         if value is not None and not any(type(value) is type(known) and value == known for known in harmless):
-            raise _refused(field, f"{reason} by this rack")
+            raise refusal(field, f"{reason} by this rack")
     return body
 
 
@@ -165,7 +167,7 @@ def _single(prompt: Prompt) -> str | list[int]:
     if len(tokens) == len(prompt):
         return tokens
     if len(prompt) > 1:
-        raise _refused("prompt", f"it holds {len(prompt)} prompts; this rack answers one a request")
+        raise refusal("prompt", f"it holds {len(prompt)} prompts; this rack answers one a request")
     (only,) = prompt
     assert not isinstance(only, int)
     return only
@@ -189,9 +191,5 @@ def _text_of(content: str | list[_Part] | None, field: str) -> str:
         return content or ""
     for index, part in enumerate(content):
         if part.type != "text" or part.text is None:
-            raise _refused(f"{field}[{index}]", f"this model reads text only, no {part.type}")
+            raise refusal(f"{field}[{index}]", f"this model reads text only, no {part.type}")
     return "".join(part.text or "" for part in content)
-
-
-def _refused(field: str, reason: str) -> errors.BadRequest:
-    return errors.BadRequest(f"inputData: {field}: {reason}", data={"field": field})

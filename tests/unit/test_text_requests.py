@@ -105,7 +105,7 @@ def test_an_empty_prompt_is_one() -> None:
 @pytest.mark.parametrize("prompt", [["a", "b"], [[1], [2]], ["a", 5]])
 def test_several_prompts_are_refused(prompt: Any) -> None:
     error = refusal("completion", {"prompt": prompt})
-    assert error.message == "inputData: prompt: it holds 2 prompts; this rack answers one a request"
+    assert error.message == "body: prompt: it holds 2 prompts; this rack answers one a request"
 
 
 def test_a_raw_request_is_a_text_or_a_prompt_with_what_is_said_beside_it() -> None:
@@ -167,7 +167,7 @@ def test_a_body_that_is_no_map_is_refused(body: Any) -> None:
 def test_what_would_make_another_answer_is_refused_by_name(field: str, value: Any) -> None:
     error = refusal("chat", {"messages": HELLO, field: value})
     assert error.data == {"field": field}
-    assert error.message.startswith(f"inputData: {field}: ")
+    assert error.message.startswith(f"body: {field}: ")
 
 
 @pytest.mark.parametrize("field", UNSERVED)
