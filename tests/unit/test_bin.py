@@ -284,6 +284,19 @@ def test_embeddings_come_on_top_torch_first_and_the_model_last(ready: Clone) -> 
     assert ready.pythons() == []
 
 
+def test_the_models_that_write_need_less(ready: Clone) -> None:
+    assert ready.run("bin/setup", "--with=transformers").returncode == 0
+    wanted = ["torch", "transformers"]
+    assert ready.installs() == [f"pip install --no-input -c constraints.txt {what}" for what in wanted]
+
+
+def test_what_the_embeddings_come_with_is_enough_for_the_models_that_write(ready: Clone) -> None:
+    assert ready.run("bin/setup", "--with", "embeddings").returncode == 0
+    ready.installs()
+    assert ready.run("bin/setup", "--with", "transformers").stderr == "setup: nothing to do\n"
+    assert ready.installs() == []
+
+
 def test_uv_is_used_where_there_is_one_but_torch_is_left_to_pip(clone: Clone) -> None:
     clone.put(clone.path / "uv", UV)
     assert clone.run("bin/setup", "--with", "embeddings").returncode == 0
@@ -313,7 +326,7 @@ def test_windows_is_refused_with_a_clear_line(clone: Clone) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--with"], ["--with", "everything"], ["--upgrade"]])
+@pytest.mark.parametrize("arguments", [["--with"], ["--with="], ["--with", ""], ["--with", "everything"], ["--upgrade"]])
 def test_wrong_usage_is_exit_code_two(clone: Clone, arguments: list[str]) -> None:
     wrong = clone.run("bin/setup", *arguments)
-    assert (wrong.returncode, wrong.stderr) == (2, "usage: bin/setup [--with embeddings]\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "usage: bin/setup [--with embeddings|transformers]\n")

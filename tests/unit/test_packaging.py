@@ -33,7 +33,7 @@ def entry_points() -> list[tuple[str, str]]:
 
 
 def requirements() -> list[str]:
-    extras = [line for extra in ("dev", "embeddings") for line in lines("options.extras_require", extra)]
+    extras = [line for extra in ("dev", "embeddings", "transformers") for line in lines("options.extras_require", extra)]
     return [re.split(r"[<>=]", line)[0] for line in lines("options", "install_requires") + extras]
 
 
