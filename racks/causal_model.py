@@ -33,17 +33,19 @@ class Source:
     device: str  # cpu, or auto
     dtype: str
     threads: int
+    most_tokens: int  # of prompt and answer, whatever the model can
 
 
 class CausalModel:
     """Generates for many answers at once; what the scheduler calls `Model`."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, most_tokens: int) -> None:
         self.network = Network(model)
         self.device = str(model.device)
         self._tokenizer = tokenizer
         self.ends: Collection[int] = _ends(model, tokenizer)
-        self.context = _context_length(model, tokenizer)
+        self.context = min(most_tokens, _context_length(model, tokenizer) or most_tokens)
+        self._most_text = self.context * max(map(len, tokenizer.get_vocab()))
         self.chats = bool(tokenizer.chat_template)
         self.usual_sampling = _usual_sampling(model.generation_config)
         prove(self.network, self._probe())
@@ -55,13 +57,15 @@ class CausalModel:
     # --- the tokenizer
 
     def read(self, request: TextRequest) -> list[int]:
-        """The tokens of a request's messages or prompt; raises `BadRequest`."""
+        """The tokens of a request's messages or prompt, with room for an answer; raises `BadRequest`."""
         if request.task == "chat":
-            tokens = self._encode(self._chat_text(request), special=False)
+            tokens = self._read_text(self._chat_text(request), request.field, special=False)
         elif isinstance(request.prompt, str):
-            tokens = self._encode(request.prompt, special=True)
+            tokens = self._read_text(request.prompt, request.field, special=True)
         else:
             tokens = request.prompt
+        if len(tokens) >= self.context:
+            raise self._too_long(request.field, f"{len(tokens)} tokens")
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.network.vocabulary:
             known = f"this model's tokens are 0 to {self.network.vocabulary - 1}"
             raise errors.BadRequest(known, data={"field": request.field})
@@ -79,6 +83,18 @@ class CausalModel:
     def _encode(self, text: str, *, special: bool) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return tokens
+
+    def _read_text(self, text: str, field: str, *, special: bool) -> list[int]:
+        """What would be too long if all its tokens were the longest is not split: that takes seconds a MB."""
+        if len(text) > self._most_text:
+            raise self._too_long(field, f"{len(text)} characters")
+        return self._encode(text, special=special)
+
+    def _too_long(self, field: str, size: str) -> errors.BadRequest:
+        """In OpenAI's sense, so that clients which know its code shorten the prompt by themselves."""
+        reason = f"{field}: {size}; at most {self.context - 1} tokens fit into the context before an answer"
+        data = {"field": field, "code": "context_length_exceeded", "context": self.context}
+        return errors.BadRequest(reason, data=data)
 
     def _chat_text(self, request: TextRequest) -> str:
         if not self.chats:
@@ -155,7 +171,7 @@ def load(source: Source) -> CausalModel:
         model = AutoModelForCausalLM.from_pretrained(
             source.model, local_files_only=source.local, dtype=source.dtype
         )
-        return CausalModel(model.eval().to(_device(source.device)), tokenizer)
+        return CausalModel(model.eval().to(_device(source.device)), tokenizer, source.most_tokens)
     except errors.StartError:
         raise
     except Exception as error:  # the loaders of many formats raise all kinds of things

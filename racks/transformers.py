@@ -67,9 +67,8 @@ class TransformersRack(Rack):
         if not o.model:
             raise errors.StartError("no model: name a folder or an id of the hub by --model")
         model, local = find_model(o.model, "transformers.model")
-        self.source = Source(model, local, o.device, o.dtype, o.threads)
+        self.source = Source(model, local, o.device, o.dtype, o.threads, o.cached_tokens)
         self.model_id = o.name or Path(model).name
-        self.context_length = o.cached_tokens
         self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._model: CausalModel
         self._generator: Generator | None = None
@@ -82,21 +81,20 @@ class TransformersRack(Rack):
             tags=tags,
             max_concurrent=self.options.max_concurrent,
             labels={"device": self._model.device},
-            facts={self.model_id: contract.ModelFacts(tags, self.context_length)},
+            facts={self.model_id: contract.ModelFacts(tags, self._model.context)},
         )
 
     async def open(self) -> None:
         self.log.info("rack.model_loading", model=self.source.model)
         self._model = await in_daemon_thread(lambda: load(self.source))
         o, model = self.options, self._model
-        self.context_length = min(o.cached_tokens, model.context or o.cached_tokens)
         self._defaults = Defaults(o.max_tokens, model.usual_sampling)
         scheduler = Scheduler(model, max_rows=o.max_concurrent, max_cached=o.cached_tokens)
         self._generator = Generator(scheduler, self.log)
         self.log.info(
             "rack.model_loaded",
             model=self.model_id,
-            context=self.context_length,
+            context=model.context,
             chats=model.chats,
             together=model.network.shares,
         )
@@ -133,9 +131,7 @@ class TransformersRack(Rack):
     async def _begin(self, request: TextRequest) -> Answer:
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._prompts, self._model.read, request)
-        room = self.context_length - len(prompt)
-        if room < 1:
-            raise too_long(request.field, len(prompt), self.context_length)
+        room = self._model.context - len(prompt)
         seed = request.sampling.seed
         chance = Random(self.context.rng.getrandbits(64) if seed is None else seed)
         text = TokenText(self._model.decode, prompt, request.stops)
@@ -179,11 +175,3 @@ REPLIES: dict[Task, type[Reply]] = {
     "completion": openai_replies.Completion,
     "raw": Raw,
 }
-
-
-def too_long(field: str, tokens: int, context: int) -> errors.BadRequest:
-    """In OpenAI's sense, so that clients which know its code shorten the prompt by themselves."""
-    return errors.BadRequest(
-        f"{field}: {tokens} tokens, and at most {context - 1} fit into the context before an answer",
-        data={"field": field, "code": "context_length_exceeded", "tokens": tokens, "context": context},
-    )

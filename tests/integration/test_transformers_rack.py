@@ -251,7 +251,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_openais_code(ai: openai.Ope
     with pytest.raises(openai.BadRequestError) as refused:
         ai.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "cat " * CONTEXT}])
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
-    assert f"at most {CONTEXT - 1} fit" in refused.value.message
+    assert f"at most {CONTEXT - 1} tokens fit" in refused.value.message
 
 
 @needs_model

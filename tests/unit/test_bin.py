@@ -326,7 +326,9 @@ def test_windows_is_refused_with_a_clear_line(clone: Clone) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--with"], ["--with="], ["--with", ""], ["--with", "everything"], ["--upgrade"]])
+@pytest.mark.parametrize(
+    "arguments", [["--with"], ["--with="], ["--with", ""], ["--with", "everything"], ["--upgrade"]]
+)
 def test_wrong_usage_is_exit_code_two(clone: Clone, arguments: list[str]) -> None:
     wrong = clone.run("bin/setup", *arguments)
     assert (wrong.returncode, wrong.stderr) == (2, "usage: bin/setup [--with embeddings|transformers]\n")

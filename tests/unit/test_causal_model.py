@@ -38,12 +38,13 @@ PROMPTS = [
     "a kitten naps by the",
 ]
 LENGTH = 24
+MOST = 10_000
 
 
 @cache
 def model_of(kind: str) -> CausalModel:
     tokenizer = make_tokenizer()
-    return CausalModel(make_network(len(tokenizer), kind), tokenizer)
+    return CausalModel(make_network(len(tokenizer), kind), tokenizer, MOST)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -126,7 +127,7 @@ def test_a_model_that_is_wrong_in_company_lets_its_answers_take_turns(
         return forward(self, input_ids=input_ids, **{**given, "position_ids": None})
 
     monkeypatch.setattr(type(network), "forward", without_positions)
-    assert not CausalModel(network, tokenizer).network.shares
+    assert not CausalModel(network, tokenizer, MOST).network.shares
 
 
 def test_a_model_that_is_wrong_with_its_cache_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +141,7 @@ def test_a_model_that_is_wrong_with_its_cache_is_not_served(monkeypatch: pytest.
 
     monkeypatch.setattr(type(network), "forward", forgetful)
     with pytest.raises(errors.StartError, match="it cannot be served"):
-        CausalModel(network, tokenizer)
+        CausalModel(network, tokenizer, MOST)
 
 
 def test_a_seed_gives_the_same_answer_again_and_another_seed_another() -> None:
@@ -191,7 +192,7 @@ def test_what_the_template_refuses_is_the_callers_mistake() -> None:
 
 def test_without_a_template_there_is_no_chat() -> None:
     tokenizer = make_tokenizer(template=False)
-    model = CausalModel(make_network(len(tokenizer)), tokenizer)
+    model = CausalModel(make_network(len(tokenizer)), tokenizer, MOST)
     assert not model.chats
     with pytest.raises(errors.BadRequest, match="no chat template"):
         model.read(read_request("chat", {"messages": [{"role": "user", "content": "x"}]}, Defaults(10)))
@@ -209,14 +210,33 @@ def test_nothing_to_go_on_from_is_the_beginning_of_a_text() -> None:
     tokenizer = make_tokenizer()
     tokenizer.bos_token = None
     with pytest.raises(errors.BadRequest, match="no token in it"):
-        CausalModel(make_network(len(tokenizer)), tokenizer).read(request)
+        CausalModel(make_network(len(tokenizer)), tokenizer, MOST).read(request)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "size"),
+    [([5] * CONTEXT, f"{CONTEXT} tokens"), ("cat " * CONTEXT, "tokens"), ("x" * 100_000, "100000 char")],
+)
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(prompt: Any, size: str) -> None:
+    """One that could not fit however it is split is not even split."""
+    model = model_of("llama")
+    with pytest.raises(errors.BadRequest, match=size) as refused:
+        model.read(read_request("completion", {"prompt": prompt}, Defaults(10)))
+    assert refused.value.data == {"field": "prompt", "code": "context_length_exceeded", "context": CONTEXT}
+    assert model.read(read_request("completion", {"prompt": [5] * (CONTEXT - 1)}, Defaults(10)))
+
+
+def test_a_context_may_be_smaller_than_what_the_model_can() -> None:
+    tokenizer = make_tokenizer()
+    assert CausalModel(make_network(len(tokenizer)), tokenizer, 64).context == 64
+    assert model_of("mamba").context == MOST  # it names no limit itself
 
 
 def test_what_a_folder_says_of_its_model_is_read_from_it(tmp_path: Path) -> None:
     make_model(
         tmp_path, generation={"do_sample": True, "temperature": 0.5, "top_k": 7, "eos_token_id": [0, 3]}
     )
-    model = load(Source(str(tmp_path), True, "cpu", "auto", 0))
+    model = load(Source(str(tmp_path), True, "cpu", "auto", 0, MOST))
     assert (model.context, model.chats, sorted(model.ends), model.device) == (CONTEXT, True, [0, 3], "cpu")
     assert model.usual_sampling == Sampling(0.5, 1.0, 7)
 
@@ -224,14 +244,14 @@ def test_what_a_folder_says_of_its_model_is_read_from_it(tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_numbers_of_16_bits_do(tmp_path: Path, dtype: str) -> None:
     make_model(tmp_path)
-    model = load(Source(str(tmp_path), True, "cpu", dtype, 0))
+    model = load(Source(str(tmp_path), True, "cpu", dtype, 0, MOST))
     assert model.network.shares
     assert generate(model, [ask(model, "the cat")])[0]
 
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(errors.StartError, match=f"cannot load the model {tmp_path}"):
-        load(Source(str(tmp_path), True, "cpu", "auto", 0))
+        load(Source(str(tmp_path), True, "cpu", "auto", 0, MOST))
 
 
 # --- the choice of a token

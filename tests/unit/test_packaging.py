@@ -33,7 +33,8 @@ def entry_points() -> list[tuple[str, str]]:
 
 
 def requirements() -> list[str]:
-    extras = [line for extra in ("dev", "embeddings", "transformers") for line in lines("options.extras_require", extra)]
+    named = ("dev", "embeddings", "transformers")
+    extras = [line for extra in named for line in lines("options.extras_require", extra)]
     return [re.split(r"[<>=]", line)[0] for line in lines("options", "install_requires") + extras]
 
 
