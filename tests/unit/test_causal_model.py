@@ -130,6 +130,25 @@ def test_a_model_that_is_wrong_in_company_lets_its_answers_take_turns(
     assert not CausalModel(network, tokenizer, MOST).network.shares
 
 
+def test_a_mistake_that_shows_in_the_second_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer()
+    network = make_network(len(tokenizer))
+    forward = type(network).forward
+    steps: dict[int, int] = {}
+
+    @wraps(forward)
+    def late(self: Any, input_ids: Any, past_key_values: Any = None, **given: Any) -> Any:
+        if past_key_values is not None and input_ids.shape[1] == 1:
+            steps[id(past_key_values)] = steps.get(id(past_key_values), 0) + 1
+            if steps[id(past_key_values)] == 2:
+                input_ids = input_ids * 0
+        return forward(self, input_ids=input_ids, past_key_values=past_key_values, **given)
+
+    monkeypatch.setattr(type(network), "forward", late)
+    with pytest.raises(errors.StartError, match="it cannot be served"):
+        CausalModel(network, tokenizer, MOST)
+
+
 def test_a_model_that_is_wrong_with_its_cache_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer()
     network = make_network(len(tokenizer))
@@ -273,7 +292,7 @@ def test_temperature_0_takes_the_likeliest() -> None:
 
 
 def test_nearly_0_is_no_overflow() -> None:
-    assert drawn(row(1e4, 3e4, 2e4), Sampling(temperature=1e-300)) == {1}
+    assert drawn(row(1e4, 3e4, 2e4), Sampling(temperature=1e-306)) == {1}
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:

@@ -35,7 +35,7 @@ async def generating(
     parrot: Parrot | None = None, kind: Callable[..., Scheduler] = Scheduler
 ) -> AsyncIterator[Generator]:
     log: Any = RecordedLog()
-    made = Generator(kind(parrot or Parrot(), max_rows=4, max_cached=1000), log)
+    made = Generator(kind(parrot or Parrot(), max_rows=4, max_cached=1_000_000), log)
     try:
         yield made
     finally:
@@ -87,7 +87,7 @@ def test_who_leaves_gives_its_place_back_before_the_next_step() -> None:
     async def story() -> None:
         parrot = Parrot()
         async with generating(parrot) as generator:
-            async with aclosing(generator.updates(question("a" * 1000, max_tokens=1000))) as updates:
+            async with aclosing(generator.updates(question("a" * 10_000, max_tokens=10_000))) as updates:
                 async for _ in updates:
                     break
             assert await answer(generator, "abc") == "cba"
@@ -102,7 +102,7 @@ def test_who_is_cancelled_while_it_waits_gives_its_place_back() -> None:
         gate = Gate()
         parrot = Parrot(before_step=gate)
         async with generating(parrot) as generator:
-            asking = asyncio.create_task(answer(generator, "abcdef"))
+            asking = asyncio.create_task(answer(generator, "a" * 100))
             await asyncio.to_thread(gate.reached.wait)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
