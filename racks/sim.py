@@ -34,6 +34,7 @@ from .openai_replies import ID_BITS
 from .prefix_cache import PrefixCache
 from .sim_request import Asked, Given, read_raw
 from .sim_script import HOUR, MAX_WORDS, Script, Seed
+from .sim_shelf import Shelf
 
 CRASH_STATUS = 70  # os.EX_SOFTWARE, which not every system has
 MAX_DIMENSIONS = 65_536  # beyond any model's
@@ -73,6 +74,9 @@ class SimSettings(Section, frozen=True):
         int, count(0, 1_000_000, "Blocks of 64 characters of prompts that it remembers; 0: none.")
     ] = 0
     load_time: Annotated[float, ms(0, HOUR, "How long it pretends to load its models.")] = 0
+    cold: Annotated[contract.Models, says("Models that it loads when told to.")] = field(default_factory=list)
+    model_load_time: Annotated[float, ms(0, HOUR, "How long it pretends to load one of these.")] = 0
+    max_loaded: Annotated[int, count(0, contract.MAX_MODELS, "Models it keeps loaded; 0: all.")] = 0
 
 
 class SimRack(Rack):
@@ -87,27 +91,41 @@ class SimRack(Rack):
         self.chance = Random(f"{self.options.seed} {context.rack}")
         self.requests = 0
         self.prefixes = PrefixCache(self.options.prefix_cache)
-        self._facts = dict.fromkeys(self.options.models, FACTS)
+        self.shelf = Shelf(self.options.models, self.options.cold, self.options.max_loaded)
+        self._facts = dict.fromkeys((*self.options.models, *self.options.cold), FACTS)
 
     def describe(self) -> contract.Description:
         o = self.options
         return contract.Description(
-            models=o.models,
+            models=list(self.shelf.loaded),
             tags=o.tags,
             max_concurrent=o.capacity,
             labels=o.labels,
             weight=o.weight,
+            cold=list(self.shelf.cold),
             facts=self._facts,
         )
 
     async def open(self) -> None:
         await asyncio.sleep(self.options.load_time / 1000)
 
+    async def load_model(self, model_id: str) -> None:
+        if model_id in self.shelf.cold:
+            await asyncio.sleep(self.options.model_load_time / 1000)
+            self.shelf.load(model_id)
+            self.offer_changed()
+
+    async def unload_model(self, model_id: str) -> None:
+        if model_id in self.shelf.loaded:
+            self.shelf.unload(model_id)
+            self.offer_changed()
+
     async def infer(
         self, model_id: str, input_data: Any, options: contract.Options
     ) -> AsyncIterator[dict[str, Any] | Packed | Final]:
         """Streams word by word, raw as `{index, text}`; the final value is the whole answer."""
         asked = read(options.task, input_data)
+        self.shelf.use(model_id)
         self.requests += 1
         cached = self.prefixes.take(asked.prompt)
         fate = cast_lots(asked.sim, self.options, self.requests, self.chance)

@@ -171,7 +171,7 @@ class Client:
         return ClientStream(begin)
 
     async def models(self) -> list[str]:
-        """The ids of the models that are served now, in order."""
+        """The ids of the models that are served now or are loaded when asked for, in order."""
         status = await self.request("getServiceStatus", {})
         return sorted(_field(_field(status, "registry"), "models"))
 

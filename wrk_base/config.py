@@ -263,6 +263,9 @@ class RoutingSettings(Section, frozen=True):
     queue_timeout: Annotated[int, ms(0, DAY,
         "How long a request may wait for a worker, within its own deadline. Shorter refuses in time for the "
         "caller to go elsewhere; longer suits models that take long for each answer.")] = 30_000
+    load_timeout: Annotated[int, ms(1, DAY,
+        "How long a rack may take to load a model; a request that waits for it waits so much longer than "
+        "`queueTimeout`. Shorter tries another rack sooner; longer suits large models.")] = 300_000
     retry_budget_share: Annotated[float, share(
         "Retries allowed as a share of the last 10 s of requests. Lower protects a struggling mesh from "
         "retry storms; higher hides more failures.")] = 0.2

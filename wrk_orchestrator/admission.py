@@ -12,7 +12,7 @@ Invariants: no slot stays free beside a request that it fits; a request that was
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from heapq import nlargest
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -35,7 +35,21 @@ class Workers(Protocol):
 
     def with_room(self, worker_id: str) -> WorkerRecord | None: ...
 
-    def offered(self, want: Want) -> bool: ...
+    def in_service(self, want: Want, tried: Collection[str] = ()) -> bool: ...
+
+    def offered(self, want: Want, tried: Collection[str] = ()) -> bool: ...
+
+
+class Loads(Protocol):
+    """What is asked of who has models loaded that nobody serves (model_loader.py)."""
+
+    def begin(self, wish: Wish, refusal: errors.WrkError) -> errors.WrkError | None: ...
+
+    def spread(self, wish: Wish, wait: float) -> None: ...
+
+    def seconds_left(self, model: str) -> float: ...
+
+    def patience(self, model: str) -> float: ...
 
 
 class Limits(NamedTuple):
@@ -49,8 +63,8 @@ class Limits(NamedTuple):
 class Admission(Generic[T]):
     """All queues. `limits.per_model` 0 refuses at once."""
 
-    def __init__(self, limits: Limits, workers: Workers) -> None:
-        self._limits, self._workers = limits, workers
+    def __init__(self, limits: Limits, workers: Workers, loads: Loads) -> None:
+        self._limits, self._workers, self._loads = limits, workers, loads
         self._loop = asyncio.get_running_loop()
         self._queues: dict[str, ModelQueue[T]] = {}
         self._paces: dict[str, Pace] = {}
@@ -64,15 +78,24 @@ class Admission(Generic[T]):
     def admit(self, model_id: str, applicant: Applicant[T]) -> T | None:
         """What `pick` returns, or None where it waits and will be called back. Raises what refuses it."""
         queue = self._queues.get(model_id)
-        full = None
+        refusal: errors.WrkError | None = None
         if queue is None or not queue.has(applicant.wish()):
             try:
                 return applicant.pick()
-            except errors.CapacityExceeded as error:
-                if not self._limits.per_model:
-                    raise
-                full = error
-        self._enqueue(Waiter(applicant, model_id, applicant.wish(), self._loop.time()), full)
+            except errors.CapacityExceeded as full:
+                refusal = full
+            except (errors.NoWorkersAvailable, errors.NoWorkersMatch) as nobody:
+                verdict = self._loads.begin(applicant.wish(), nobody)
+                if verdict is not None:
+                    raise verdict from None
+                refusal = nobody
+                refusal.retry_after_ms = round(self._loads.seconds_left(model_id) * 1000)
+        try:
+            if refusal is not None and not self._limits.per_model:
+                raise refusal
+            self._enqueue(Waiter(applicant, model_id, applicant.wish(), self._loop.time()), refusal)
+        finally:
+            refusal = None  # it knows this frame: together they would wait for the garbage collector
         return None
 
     def leave(self, waiter: Waiter[T]) -> None:
@@ -81,45 +104,56 @@ class Admission(Generic[T]):
             self._queues[waiter.model_id].leave(waiter)
             self._forget(waiter)
 
-    def _enqueue(self, waiter: Waiter[T], full: errors.CapacityExceeded | None) -> None:
+    def _enqueue(self, waiter: Waiter[T], refusal: errors.WrkError | None) -> None:
         model_id, now = waiter.model_id, waiter.since
-        queue = self._queues.get(model_id)
-        if queue is None:
-            queue = ModelQueue(model_id, self._turn + 1, self._pace(model_id, full))
-            queue.pace.begin(now)
+        queue = self._queues.get(model_id) or self._new_queue(model_id, refusal, now)
         ousted = self._make_room(queue, waiter)
         self._queues[model_id] = queue
         queue.join(waiter, self._turn + 1)
         self.waiting += 1
-        until = min(waiter.applicant.deadline - A_MOMENT, now + self._limits.timeout)
+        patience = self._limits.timeout + self._loads.patience(model_id)
+        until = min(waiter.applicant.deadline - A_MOMENT, now + patience)
         waiter.timer = self._loop.call_at(until, self._late, waiter)
         waiter.applicant.queued(waiter)
         if ousted is not None:
-            error = queue.full("requests of others, who have fewer, go before", now)
+            error = self._full(queue, "requests of others, who have fewer, go before", now)
             ousted.applicant.refused(error, now - ousted.since)
+        self._loads.spread(waiter.wish, queue.pace.seconds(len(queue), now))
+
+    def _new_queue(self, model_id: str, refusal: errors.WrkError | None, now: float) -> ModelQueue[T]:
+        queue: ModelQueue[T] = ModelQueue(model_id, self._turn + 1, self._pace(model_id, refusal))
+        if isinstance(refusal, errors.CapacityExceeded):
+            queue.pace.begin(now)
+        else:
+            queue.pace.pause()
+        return queue
 
     def _make_room(self, queue: ModelQueue[T], waiter: Waiter[T]) -> Waiter[T] | None:
         """Who gave way, if anybody had to; raises `CapacityExceeded` where nobody does."""
         now, ousted = waiter.since, None
         if not queue.takes(waiter.wish):
             reason = f"requests with {MAX_LINES} different requirements wait, and no further ones may"
-            raise queue.full(reason, now)
+            raise self._full(queue, reason, now)
         if len(queue) >= self._limits.per_model:
             ousted = queue.crowding(waiter)
             if ousted is None:
                 reason = f"{len(queue)} requests wait, all that routing.queueLimit allows"
-                raise queue.full(reason, now)
+                raise self._full(queue, reason, now)
             self.leave(ousted)
         elif self.waiting >= self._limits.total:
             reason = f"{self.waiting} requests wait for all models, as many as routing.queueTotal allows"
-            raise queue.full(reason, now)
+            raise self._full(queue, reason, now)
         return ousted
+
+    def _full(self, queue: ModelQueue[T], reason: str, now: float) -> errors.CapacityExceeded:
+        return queue.full(reason, now, self._loads.seconds_left(queue.model_id))
 
     def _late(self, waiter: Waiter[T]) -> None:
         queue, now = self._queues[waiter.model_id], self._loop.time()
         self.leave(waiter)
         waited = now - waiter.since
-        waiter.applicant.refused(queue.late(waited, now), waited)
+        error = queue.late(waited, now, self._loads.seconds_left(waiter.model_id))
+        waiter.applicant.refused(error, waited)
 
     # --- slots
 
@@ -142,26 +176,19 @@ class Admission(Generic[T]):
             self._waking = False
 
     def _hand_out(self, worker_id: str) -> None:
-        vain: set[Wish] = set()
         while (worker := self._workers.with_room(worker_id)) is not None:
-            waiter = self._next_for(worker, vain)
-            if waiter is None:
+            waiter = self._next_for(worker)
+            if waiter is None or not self._look(waiter):
                 return
-            if not self._look(waiter):
-                vain.add(waiter.wish)
 
-    def _next_for(self, worker: WorkerRecord, vain: set[Wish]) -> Waiter[T] | None:
+    def _next_for(self, worker: WorkerRecord) -> Waiter[T] | None:
         """Among all models of the worker, whoever's turn it is most."""
-
-        def fits(wish: Wish) -> bool:
-            return wish not in vain and wish.fits(worker)
-
         turn = self._turn + 1
         best, most = None, 0
         for model_id in worker.models:
             queue = self._queues.get(model_id)
             if queue is not None:
-                for waiter in queue.heads(fits):
+                for waiter in queue.heads(worker):
                     claim = queue.claim(waiter, turn)
                     if claim > most:
                         best, most = waiter, claim
@@ -175,7 +202,11 @@ class Admission(Generic[T]):
             return False
         except errors.WrkError as error:
             self._refuse(waiter, error)
-            return True
+        else:
+            self._grant(waiter, lease)
+        return True
+
+    def _grant(self, waiter: Waiter[T], lease: T) -> None:
         now = self._loop.time()
         self._turn += 1
         queue = self._queues[waiter.model_id]
@@ -183,21 +214,34 @@ class Admission(Generic[T]):
         queue.pace.moved(now)
         self._forget(waiter)
         waiter.applicant.granted(lease, now - waiter.since)
-        return True
 
     def review(self, models: Iterable[str]) -> None:
-        """Other workers offer these models than did before: whoever nobody is left for is told."""
+        """Other workers serve these models than did before, or a load has ended.
+
+        What nobody serves now is loaded again; for whom nobody is left at all is told. One that is listed
+        and out of service may return in time, and is waited for.
+        """
         for model_id in models if self._queues else ():
             queue = self._queues.get(model_id)
             if queue is not None:
                 for wish in queue.wishes():
-                    if not self._workers.offered(wish.want):
-                        self._look_all(queue.standing(wish))
+                    if not self._workers.in_service(*wish):
+                        self._reconsider(queue, wish)
 
-    def _look_all(self, waiters: list[Waiter[T]]) -> None:
-        for waiter in waiters:
-            if waiter.timer is not None and not self._look(waiter):
-                break
+    def _reconsider(self, queue: ModelQueue[T], wish: Wish) -> None:
+        queue.pace.pause()
+        for waiter in queue.standing(wish):
+            if waiter.timer is None:
+                continue
+            try:
+                self._grant(waiter, waiter.applicant.pick())
+            except errors.CapacityExceeded:
+                return
+            except errors.WrkError as nobody:
+                error = self._loads.begin(wish, nobody)
+                if error is None or self._workers.offered(*wish):
+                    return
+                self._refuse(waiter, error)
 
     # --- what is kept
 
@@ -205,7 +249,7 @@ class Admission(Generic[T]):
         """The longest queues, for people."""
         now = self._loop.time()
         longest = nlargest(QUEUES_SHOWN, self._queues.values(), key=len)
-        return [queue.shown(now) for queue in longest]
+        return [queue.shown(now, self._loads.seconds_left(queue.model_id)) for queue in longest]
 
     def _refuse(self, waiter: Waiter[T], error: errors.WrkError) -> None:
         self.leave(waiter)
@@ -219,10 +263,10 @@ class Admission(Generic[T]):
         if not self._queues[waiter.model_id]:
             del self._queues[waiter.model_id]
 
-    def _pace(self, model_id: str, full: errors.CapacityExceeded | None) -> Pace:
+    def _pace(self, model_id: str, refusal: errors.WrkError | None) -> Pace:
         pace = self._paces.get(model_id)
         if pace is None:
             if len(self._paces) >= PACES_KEPT:
                 del self._paces[next(iter(self._paces))]
-            pace = self._paces[model_id] = Pace(first_guess(full))
+            pace = self._paces[model_id] = Pace(first_guess(refusal))
         return pace

@@ -15,7 +15,7 @@ none of them; nothing that is empty is kept.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -129,9 +129,9 @@ class FairQueue(Generic[P]):
 
     # Who is next.
 
-    def heads(self, fits: Callable[[Wish], bool]) -> Iterator[P]:
-        """The next of each class among those whose wish fits."""
-        lines = [(wish, line) for wish, line in self._lines.items() if fits(wish)]
+    def heads(self, worker: WorkerRecord) -> Iterator[P]:
+        """The next of each class among those that the worker fits."""
+        lines = [(wish, line) for wish, line in self._lines.items() if wish.fits(worker)]
         for rank, waiting in enumerate(self.counts):
             firsts = [(next(iter(line[rank])), wish) for wish, line in lines if line[rank]] if waiting else ()
             if firsts:

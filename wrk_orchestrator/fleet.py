@@ -32,6 +32,7 @@ from .health_monitor import HealthMonitor
 from .health_table import Observation, State
 from .load_balancer import LoadBalancer
 from .owners import Owners
+from .records import Change as Offer
 from .records import Changes, Joined, Left, Updated, WorkerRecord
 from .service_registry import ServiceRegistry
 
@@ -246,7 +247,7 @@ class Fleet:
                 self._disconnect(worker.worker_id)
                 self._on_left(worker)
         for change in changes:
-            self._on_offers(change.before.models if isinstance(change, Updated) else change.worker.models)
+            self._on_offers(_concerned(change))
 
     def _connect(self, worker: WorkerRecord) -> None:
         link = self._links.get(worker.address) or self._open_link(worker.address, worker.source)
@@ -362,6 +363,32 @@ class Fleet:
                 self.balancer.report_load(worker_id, in_flight, capacity, now)
                 self._on_room(worker_id)
 
+    # --- models that are not loaded
+
+    def is_ready(self, worker_id: str) -> bool:
+        """Whether a call could be sent there now."""
+        peer = self.peer(worker_id)
+        return peer is not None and peer.ready
+
+    def note_cold(self, worker_id: str, model_id: str) -> None:
+        """The rack was asked for a model that it has put out; it is asked what it offers now, too."""
+        self._carry_out(self.registry.cool(worker_id, model_id))
+
+    async def load_model(self, worker_id: str, model_id: str, timeout: float) -> None:
+        """Have the rack load a model it lists as cold, and see what it offers then; raises `WrkError`."""
+        peer = self.peer(worker_id)
+        if peer is None:
+            raise errors.Unavailable(f"{worker_id} has left")
+        body = contract.as_body(contract.ModelRef(model_id))
+        await call_with_body(peer, "loadModel", body, self._loop.time() + timeout)
+        record, link = self.registry.get(worker_id), self._link_of.get(worker_id)
+        if link is None or (record is not None and model_id in record.models):
+            return
+        for _ in range(2):  # one that is under way may have asked too early
+            self._start_pull(link)
+            if link.pull is not None:
+                await asyncio.wait((link.pull,))
+
     def _start_pull(self, link: RackLink) -> None:
         """Ask what it offers, unless that is under way: a burst of refusals is one reason to ask."""
         if link.up and link.peer is not None and (link.pull is None or link.pull.done()):
@@ -444,9 +471,7 @@ class Fleet:
         for change in changes:
             link = self._link_of.get(change.worker_id)
             if isinstance(change, SetLimit):
-                self.balancer.set_limit(change.worker_id, change.limit)
-                if change.limit:
-                    self._on_room(change.worker_id)
+                self._set_limit(change.worker_id, change.limit)
             elif isinstance(change, Transition):
                 self._log.info(
                     "worker.state",
@@ -465,6 +490,14 @@ class Fleet:
                 link.peer.drop("no sign of life")
             elif isinstance(change, Redial):
                 link.peer.dial()
+
+    def _set_limit(self, worker_id: str, limit: int) -> None:
+        self.balancer.set_limit(worker_id, limit)
+        record = self.registry.get(worker_id)
+        if limit:
+            self._on_room(worker_id)
+        elif record is not None:
+            self._on_offers(record.models)
 
     async def _knock(self, worker_id: str, endpoint: str) -> None:
         """Tell a rack whose loop stands still from one that is gone."""
@@ -510,6 +543,7 @@ class Fleet:
             "address": record.address,
             "capabilities": {
                 "models": list(record.models),
+                "cold": list(record.cold),
                 "tags": sorted(record.tags),
                 "capacity": {"maxConcurrent": record.max_concurrent},
                 "facts": {model: contract.as_body(facts) for model, facts in record.facts.items()},
@@ -524,6 +558,13 @@ class Fleet:
             "currentLoad": self.balancer.load(record.worker_id),
         }
         return {**shown, **self.health.describe(record.worker_id, self._loop.time())}
+
+
+def _concerned(change: Offer) -> Iterable[str]:
+    """The models that a change may have made better or worse off."""
+    worker = change.worker
+    before = change.before.models if isinstance(change, Updated) else ()
+    return dict.fromkeys((*before, *worker.models, *worker.cold))
 
 
 def _parsed(address: str) -> StaticPeer:

@@ -195,9 +195,13 @@ class LoadBalancer:
         candidate = self._candidates.get(worker_id)
         return candidate.record if candidate is not None and candidate.open else None
 
-    def offered(self, want: Want) -> bool:
-        """Whether any worker, in service or not, meets `want`."""
-        return self._registry.anybody(want)
+    def in_service(self, want: Want, tried: Collection[str] = ()) -> bool:
+        """Whether any worker that meets `want`, besides those, may be picked, full or not."""
+        return any(self.limit(name) and name not in tried for name in self._registry.matching(want))
+
+    def offered(self, want: Want, tried: Collection[str] = ()) -> bool:
+        """Whether any worker besides those meets `want`, in service or not."""
+        return any(name not in tried for name in self._registry.matching(want))
 
     def limit(self, worker_id: str) -> int:
         candidate = self._candidates.get(worker_id)

@@ -57,40 +57,42 @@ class Waiter(Place, Generic[T]):
 
 
 class ModelQueue(FairQueue[Waiter[T]]):
-    """Those who wait for `model_id`, and how fast that goes."""
+    """Those who wait for `model_id`, and how fast that goes. `loading`: seconds until the model is loaded, 0
+    where nobody loads it."""
 
     def __init__(self, model_id: str, turn: int, pace: Pace) -> None:
         super().__init__(turn)
         self.model_id, self.pace = model_id, pace
 
-    def retry_ms(self, now: float) -> int:
+    def retry_ms(self, now: float, loading: float) -> int:
         """When one who came now, behind all that wait, would get a worker."""
-        return round(self.pace.seconds(len(self) + 1, now) * 1000)
+        return round((loading + self.pace.seconds(len(self) + 1, now)) * 1000)
 
-    def full(self, reason: str, now: float) -> errors.CapacityExceeded:
+    def full(self, reason: str, now: float, loading: float) -> errors.CapacityExceeded:
         data = {"model": self.model_id, "waiting": len(self)}
         text = f"model {self.model_id}: {reason}"
-        return errors.CapacityExceeded(text, data=data, retry_after_ms=self.retry_ms(now))
+        return errors.CapacityExceeded(text, data=data, retry_after_ms=self.retry_ms(now, loading))
 
-    def late(self, waited: float, now: float) -> errors.QueueTimeout:
+    def late(self, waited: float, now: float, loading: float) -> errors.QueueTimeout:
         data = {"model": self.model_id, "waiting": len(self)}
-        text = f"model {self.model_id}: no worker came free within {waited:.3g} s"
-        return errors.QueueTimeout(text, data=data, retry_after_ms=self.retry_ms(now))
+        what = "it was not loaded" if loading else "no worker came free"
+        text = f"model {self.model_id}: {what} within {waited:.3g} s"
+        return errors.QueueTimeout(text, data=data, retry_after_ms=self.retry_ms(now, loading))
 
-    def shown(self, now: float) -> dict[str, Any]:
+    def shown(self, now: float, loading: float) -> dict[str, Any]:
         """For people."""
         return {
             "model": self.model_id,
             "waiting": len(self),
             "byClass": dict(zip(CLASSES, self.counts, strict=True)),
             "oldestMs": round((now - self.oldest()) * 1000),
-            "estimateMs": self.retry_ms(now),
+            "estimateMs": self.retry_ms(now, loading),
         }
 
 
 def first_guess(refusal: errors.WrkError | None) -> float:
     """Seconds for each that waits: one answer of one of the workers, as a refusal tells them."""
-    if refusal is None or refusal.retry_after_ms is None:
+    if not isinstance(refusal, errors.CapacityExceeded) or refusal.retry_after_ms is None:
         return FIRST_GUESS_S
     workers: int = refusal.data.get("workers", 1)
     return refusal.retry_after_ms / 1000 / max(1, workers)

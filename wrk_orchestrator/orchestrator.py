@@ -28,6 +28,7 @@ from .health_policy import HealthPolicy
 from .health_table import Observation
 from .load_balancer import Lease, LoadBalancer
 from .members import Members
+from .model_loader import ModelLoader
 from .model_names import ModelNames
 from .owners import Owners
 from .records import WorkerRecord
@@ -63,7 +64,17 @@ class OrchestratorWorker(Worker):
             ),
         )
         self.health_monitor = HealthMonitor(_policy(context), context.rng)
-        self.admission: Admission[Lease] = Admission(_queue_limits(settings.routing), self.balancer)
+        self.loader = ModelLoader(
+            self.registry,
+            self.balancer,
+            racks=lambda: self.fleet,
+            timeout=settings.routing.load_timeout / 1000,
+            spawn=self.spawn,
+            on_end=lambda models: self.admission.review(models),
+            log=self.log,
+        )
+        limits = _queue_limits(settings.routing)
+        self.admission: Admission[Lease] = Admission(limits, self.balancer, self.loader)
         self.owners = Owners(self.identity.worker_id)
         self.fleet = Fleet(
             registry=self.registry,
@@ -366,6 +377,7 @@ class OrchestratorWorker(Worker):
                 "workers": self._balancer_stats(),
                 "waiting": self.admission.waiting,
                 "queues": self.admission.queues(),
+                "loading": self.loader.under_way,
             },
             "health": self.health_monitor.aggregate(),
             "rpcClients": self.peers.stats(),

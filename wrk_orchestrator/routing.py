@@ -37,6 +37,8 @@ class Links(Protocol):
 
     def peer(self, worker_id: str) -> Peer | None: ...
 
+    def note_cold(self, worker_id: str, model_id: str) -> None: ...
+
     def note_outcome(self, worker_id: str, error: errors.WrkError | None, elapsed: float) -> None: ...
 
 
@@ -147,7 +149,7 @@ class Route:
     """A request under way: one attempt after the other until its asker was told an outcome.
 
     `_tried` are workers that were tried for the model of the moment, `_earlier` those for models before it;
-    `waited` is how many seconds it has been in queues.
+    `_pardoned` had it not loaded then and may be tried again; `waited` is how many seconds it was in queues.
     """
 
     __slots__ = (
@@ -161,6 +163,7 @@ class Route:
         "_model",
         "_needs",
         "_packed_head",
+        "_pardoned",
         "_place",
         "_question",
         "_refusals",
@@ -187,6 +190,7 @@ class Route:
         """From now on it is a request for the first of these; the others may answer in its place."""
         question, head = self._question, self._question.head
         self._tried: list[str] = []
+        self._pardoned: tuple[str, ...] = ()
         model, self._later = models[0], models[1:]
         self._model, self._packed_head = model, question.packed_head
         if model != head.model_id:
@@ -234,10 +238,14 @@ class Route:
 
     def pick(self) -> Lease:
         router = self._router
-        return router.balancer.pick(self._model, self._needs, self._tried, router.loop.time(), self._affinity)
+        time, avoided = router.loop.time(), self._avoided() if self._pardoned else self._tried
+        return router.balancer.pick(self._model, self._needs, avoided, time, self._affinity)
 
     def wish(self) -> Wish:
-        return Wish(want_of(self._model, self._needs), frozenset(self._tried))
+        return Wish(want_of(self._model, self._needs), frozenset(self._avoided()))
+
+    def _avoided(self) -> list[str]:
+        return [worker_id for worker_id in self._tried if worker_id not in self._pardoned]
 
     def queued(self, waiter: Waiter[Lease]) -> None:
         self._place = waiter
@@ -264,10 +272,12 @@ class Route:
         refusal = _most_telling(self._refusals)
         self._router.counters["failed"] += 1
         last = self._last
-        if last is None:
+        if last is None or _not_loaded(last):
             refusal.not_started = True
             if self._account is not None:
                 refusal.data = {**refusal.data, "explain": self.explained}
+            if self.tried:
+                refusal.data = {**refusal.data, **self._facts()}
             self._asker.fail(refusal)
             return
         # Nobody is left: what the last one said tells more than that there are no more.
@@ -281,6 +291,8 @@ class Route:
             router.budget(self._model).note_request(now)
         worker_id = lease.worker.worker_id
         self._tried.append(worker_id)
+        if self._pardoned:
+            self._pardoned = tuple(other for other in self._pardoned if other != worker_id)
         if self._account is not None:
             self._account.sent(worker_id, self._model, now)
         attempt = self._attempt = Attempt(self, lease, now)
@@ -368,6 +380,8 @@ class Route:
         router, head = self._router, self._question.head
         if len(self.tried) >= router.attempts_allowed or router.loop.time() >= self._question.deadline:
             return False
+        if _not_loaded(error):  # it did no work, and nobody is asked blindly: no storm to guard against
+            return True
         lost = isinstance(error, errors.Unavailable) and head.options.repeatable
         if not (error.not_started or lost) or isinstance(error, errors.DeadlineExceeded | errors.BadRequest):
             return False
@@ -395,6 +409,9 @@ class Route:
             self._account.ended("ok" if error is None else error.name, now)
         lease.done(ok=error is None, now=now, elapsed_s=(first_at or now) - started)
         router.links.note_outcome(lease.worker.worker_id, error, now - started)
+        if error is not None and _not_loaded(error):
+            self._pardoned = (*self._pardoned, lease.worker.worker_id)
+            router.links.note_cold(lease.worker.worker_id, self._model)
         router.admission.wake(lease.worker.worker_id)
 
     def give_back(self, lease: Lease, started: float) -> None:
@@ -479,6 +496,10 @@ class _Awaited(asyncio.Future[Reply]):
     def fail(self, error: BaseException) -> None:
         if not self.done():
             self.set_exception(error)
+
+
+def _not_loaded(error: errors.WrkError) -> bool:
+    return error.not_started and isinstance(error, errors.ModelNotAvailable)
 
 
 def simulated(question: Question, worker_id: str) -> Reply:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from typing import TypeAlias
 
@@ -36,6 +36,7 @@ class ServiceRegistry:
         self._cap = max_workers_per_model
         self._workers: Row = {}
         self._by_model: dict[str, Row] = {}
+        self._by_cold: dict[str, Row] = {}
         self._facts = FactIndex()
         self._by_instance: dict[str, str] = {}
         self._leases: OrderedDict[str, float] = OrderedDict()  # of one length: the first ends first
@@ -70,6 +71,14 @@ class ServiceRegistry:
         if other is not None and _yields(bound, other):
             return self._hand_over(bound, held, other)
         return self._leave(other, _same_instance_as(bound)) + self._put(bound)
+
+    def cool(self, worker_id: str, model: str) -> Changes:
+        """The worker was asked for a model that it has not loaded any more; what it offers will tell."""
+        held = self._workers.get(worker_id)
+        if held is None or model not in held.models:
+            return ()
+        models = tuple(name for name in held.models if name != model)
+        return self._put(replace(held, models=models, cold=(*held.cold, model)))
 
     def remove(self, worker_id: str, reason: str = "unregistered") -> Changes:
         return self._leave(self._workers.get(worker_id), reason)
@@ -106,21 +115,29 @@ class ServiceRegistry:
         return list(self._workers.values())
 
     def models(self) -> dict[str, int]:
-        """Model -> number of workers that serve it."""
-        return {model: len(row) for model, row in self._by_model.items()}
+        """Model -> number of workers that serve it, 0 for one that could be loaded."""
+        return dict.fromkeys(self._by_cold, 0) | {model: len(row) for model, row in self._by_model.items()}
 
     def some_models(self, most: int) -> list[str]:
-        return list(islice(self._by_model, most))
+        return list(islice(dict.fromkeys(chain(self._by_model, self._by_cold)), most))
 
     def serves(self, model: str) -> bool:
         return model in self._by_model
 
+    def known(self, model: str) -> bool:
+        """Whether the model is served, or could be once it is loaded."""
+        return model in self._by_model or model in self._by_cold
+
     def seen(self, model: str) -> bool:
-        """Whether the model is served or was, as far as memory goes (the last 10,000 that left)."""
-        return model in self._by_model or model in self._gone
+        """Whether the model is known or was, as far as memory goes (the last 10,000 that left)."""
+        return self.known(model) or model in self._gone
 
     def workers_of(self, model: str) -> list[WorkerRecord]:
         return list(self._by_model.get(model, NOBODY).values())
+
+    def could_load(self, model: str) -> list[WorkerRecord]:
+        """Who lists the model as cold."""
+        return list(self._by_cold.get(model, NOBODY).values())
 
     def expires(self, worker_id: str) -> float:
         """Monotonic seconds at which the lease ends; infinite without a lease."""
@@ -230,7 +247,7 @@ class ServiceRegistry:
             return ()
         self._unindex(before)
         self._index(record)
-        self._remember(before.models)
+        self._remember((*before.models, *before.cold))
         return (Updated(record, before),)
 
     def _leave(self, record: WorkerRecord | None, reason: str) -> Changes:
@@ -239,7 +256,7 @@ class ServiceRegistry:
         for table in (self._leases, self._said, self._heard):
             table.pop(record.worker_id, None)
         self._unindex(record)
-        self._remember(record.models)
+        self._remember((*record.models, *record.cold))
         return (Left(record, reason),)
 
     def _index(self, record: WorkerRecord) -> None:
@@ -250,20 +267,20 @@ class ServiceRegistry:
         for model in record.models:
             self._by_model.setdefault(model, {})[record.worker_id] = record
             self._gone.pop(model, None)
+        for model in _cold(record):
+            self._by_cold.setdefault(model, {})[record.worker_id] = record
+            self._gone.pop(model, None)
 
     def _unindex(self, record: WorkerRecord) -> None:
         del self._workers[record.worker_id]
         self._facts.leave(record)
         self._by_instance.pop(record.instance_id, None)
-        for model in set(record.models):
-            row = self._by_model[model]
-            del row[record.worker_id]
-            if not row:
-                del self._by_model[model]
+        _take_out(self._by_model, set(record.models), record.worker_id)
+        _take_out(self._by_cold, _cold(record), record.worker_id)
 
     def _remember(self, models: Iterable[str]) -> None:
         for model in models:
-            if model not in self._by_model:
+            if not self.known(model):
                 self._gone[model] = None
         while len(self._gone) > MAX_GONE_MODELS:
             self._gone.popitem(last=False)
@@ -272,6 +289,18 @@ class ServiceRegistry:
 def _yields(record: WorkerRecord, other: WorkerRecord) -> bool:
     """Whether `other` stays where both are one instance: manual beats heard, then the later word wins."""
     return other.manual and (not record.manual or other.registered_at > record.registered_at)
+
+
+def _cold(record: WorkerRecord) -> set[str]:
+    return set(record.cold).difference(record.models)
+
+
+def _take_out(index: dict[str, Row], models: Iterable[str], worker_id: str) -> None:
+    for model in models:
+        row = index[model]
+        del row[worker_id]
+        if not row:
+            del index[model]
 
 
 def _same_instance_as(record: WorkerRecord) -> str:

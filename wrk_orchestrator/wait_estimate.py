@@ -19,21 +19,26 @@ class Pace:
     def __init__(self, guess: float) -> None:
         self.guess = guess
         self._gaps = self._seconds = 0.0
-        self._since = 0.0
+        self._since: float | None = None
 
     def begin(self, now: float) -> None:
         """Somebody waits again."""
         self._since = now
 
+    def pause(self) -> None:
+        """What is waited for is no free worker; the next gap begins when that has come."""
+        self._since = None
+
     def moved(self, now: float) -> None:
         """Somebody who waited got a worker."""
-        self._seconds = self._seconds * KEPT + now - self._since
-        self._gaps = self._gaps * KEPT + 1
+        if self._since is not None:
+            self._seconds = self._seconds * KEPT + now - self._since
+            self._gaps = self._gaps * KEPT + 1
         self._since = now
 
     def seconds(self, places: int, now: float) -> float:
         """How long so many places take, from now on, while somebody waits."""
-        still = now - self._since
+        still = now - self._since if self._since is not None else 0.0
         if self._gaps:
             each = max(self._seconds / self._gaps, (self._seconds + still) / (self._gaps + 1))
         else:

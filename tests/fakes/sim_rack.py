@@ -54,6 +54,15 @@ class Caller:
         )
         return dict(answer["result"])
 
+    async def tell(self, method: str, model: str) -> Any:
+        """`loadModel` and `unloadModel`."""
+        return await self._peers.request(self.rack.endpoint, method, {"modelId": model}, timeout=60.0)
+
+    def offer(self) -> tuple[list[str], list[str]]:
+        """What is loaded, and what is not."""
+        told = self.rack.describe()
+        return told.models, told.cold
+
     def stream(self, task: str, input_data: Any) -> Stream:
         return self._peers.stream(
             self.rack.endpoint, "runInference", _asked(task, input_data), timeout=60.0, idle=60.0

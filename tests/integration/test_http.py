@@ -19,6 +19,7 @@ from tests.fakes.http_house import (
     REGISTER,
     ROUTE,
     SIMULATE,
+    StagedRack,
     admin_key,
     get,
     house,
@@ -326,22 +327,41 @@ def test_an_alias_and_a_fallback_are_answered_with_the_model_that_served(tmp_pat
     run(story())
 
 
-def test_a_full_rack_is_429_and_one_that_left_503_both_with_retry_after(tmp_path: Path) -> None:
+class SmallRack(StagedRack):
+    capacity = 1
+
+
+def test_a_full_queue_is_429_and_a_rack_that_left_503_both_with_retry_after(tmp_path: Path) -> None:
     async def story() -> None:
-        async with house(tmp_path) as h:
-            h.rack.capacity = 1
+        async with house(tmp_path, SmallRack, routing=RoutingSettings(queue_limit=1)) as h:
             held = h.hold()
             await h.held()
+            queued = asyncio.create_task(h.route())
+            await eventually(lambda: h.service.admission.waiting == 1)
             full = await h.route()
             assert (full.status_code, full.json()["error"]["code"]) == (429, "ERR_CAPACITY_EXCEEDED")
             assert int(full.headers["retry-after"]) >= 1
             h.rack.go_on.set()
-            assert (await held).status_code == 200
+            assert ((await held).status_code, (await queued).status_code) == (200, 200)
             await h.rack.stop()
             await eventually(lambda: h.service.registry.get("r1-1") is None)
             gone = await h.route()
             assert (gone.status_code, gone.json()["error"]["code"]) == (503, "ERR_NO_WORKERS_AVAILABLE")
             assert int(gone.headers["retry-after"]) >= 1
+
+    run(story())
+
+
+def test_waiting_too_long_for_a_rack_is_503_with_retry_after(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house(tmp_path, SmallRack, routing=RoutingSettings(queue_timeout=1)) as h:
+            held = h.hold()
+            await h.held()
+            late = await h.route()
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "ERR_QUEUE_TIMEOUT")
+            assert int(late.headers["retry-after"]) >= 1
+            h.rack.go_on.set()
+            assert (await held).status_code == 200
 
     run(story())
 

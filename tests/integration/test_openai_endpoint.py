@@ -435,6 +435,33 @@ def test_models_are_listed_and_shown(tmp_path: Path) -> None:
     run(story())
 
 
+class LoadingRack(PassingRack):
+    """Serves m1 at once, and m2 when it was told to load it."""
+
+    loaded = ("m1",)
+
+    def describe(self) -> contract.Description:
+        cold = [name for name in ("m2",) if name not in self.loaded]
+        return contract.Description(models=list(self.loaded), cold=cold, max_concurrent=self.capacity)
+
+    async def load_model(self, model_id: str) -> None:
+        self.loaded = ("m1", model_id)
+        self.offer_changed()
+
+
+def test_models_that_are_not_loaded_are_listed_and_loaded_for_who_asks(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house(tmp_path, LoadingRack) as h:
+            listed = (await h.http.get("/v1/models")).json()["data"]
+            assert [model["id"] for model in listed] == ["m1", "m2"]
+            assert (await h.http.get("/v1/models/m2")).status_code == 200
+            answer = await h.http.post(CHAT, json={"model": "m2", "messages": []})
+            assert (answer.status_code, answer.content) == (200, WHOLE)
+            assert h.service.admission.waiting == 0
+
+    run(story())
+
+
 def test_what_a_header_requires_and_a_body_hints_at_narrows_the_choice(tmp_path: Path) -> None:
     image = (
         b'{"model":"m1","messages":[{"content":[{"type":"image_url","image_url":{"url":"x"}}]}],"tools":[1]}'

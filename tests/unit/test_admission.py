@@ -7,7 +7,7 @@ that of test_fair_queue.py; here is what becomes of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from random import Random
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.aio import run
+from tests.fakes.no_loads import NoLoads
 from wrk_base import errors
 from wrk_orchestrator.admission import A_MOMENT, Admission, Limits
 from wrk_orchestrator.fair_queue import CLASSES, MAX_LINES, Wish
@@ -80,9 +81,10 @@ class Door:
     def __init__(self, limit: int = 10, timeout: float = 60.0, total: int = 1000) -> None:
         self.workers: dict[str, WorkerRecord] = {}
         self.free: dict[str, int] = {}
+        self.out: set[str] = set()  # those that are out of service
         self.visitors: list[Visitor] = []
         self.served: list[str] = []
-        self.admission: Admission[str] = Admission(Limits(limit, total, timeout), self)
+        self.admission: Admission[str] = Admission(Limits(limit, total, timeout), self, NoLoads())
         self.on_granted: Callable[[Visitor], None] = lambda _: None
         self.stands("w1")
         self.stands("gpu", tags=("gpu",))
@@ -134,6 +136,7 @@ class Door:
 
     def take(self, visitor: Visitor) -> str:
         fitting = [name for name, worker in self.workers.items() if self._fits(visitor, worker)]
+        fitting = [name for name in fitting if name not in self.out]
         if not fitting:
             raise errors.NoWorkersAvailable(f"nobody for {visitor.want.model}")
         for name in fitting:
@@ -148,8 +151,12 @@ class Door:
     def with_room(self, worker_id: str) -> WorkerRecord | None:
         return self.workers[worker_id] if self.free.get(worker_id) else None
 
-    def offered(self, want: Want) -> bool:
-        return any(want.model in worker.models and want.met_by(worker) for worker in self.workers.values())
+    def offered(self, want: Want, tried: Collection[str] = ()) -> bool:
+        wish = Wish(want, frozenset(tried))
+        return any(want.model in worker.models and wish.fits(worker) for worker in self.workers.values())
+
+    def in_service(self, want: Want, tried: Collection[str] = ()) -> bool:
+        return self.offered(want, {*tried, *self.out})
 
     def ends(self) -> None:
         for visitor in self.waiting:
@@ -445,6 +452,19 @@ def test_who_is_left_without_any_worker_is_told() -> None:
         door.admission.review(["m1"])
         assert isinstance(a.refusal, errors.NoWorkersAvailable)
         assert b.waits
+
+    story(told)
+
+
+def test_who_waits_for_a_worker_that_is_out_of_service_goes_on_waiting() -> None:
+    async def told(door: Door) -> None:
+        (a,) = door.come("a")
+        door.out.add("w1")
+        door.admission.review(["m1"])
+        assert a.waits
+        door.out.clear()
+        door.frees()
+        assert a.worker == "w1"
 
     story(told)
 

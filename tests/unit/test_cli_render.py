@@ -35,10 +35,12 @@ STATUS = {
     "status": "ok",
     "mesh": "default",
     "endpoint": "tcp://127.0.0.1:8004",
-    "registry": {"workers": 2, "models": {"m1": 2}, "aliases": {"gpt-4o": "m1"}},
+    "registry": {"workers": 2, "models": {"m1": 2, "m9": 0}, "aliases": {"gpt-4o": "m1"}},
     "loadBalancer": {
         "strategy": "round-robin",
-        "waiting": 0,
+        "waiting": 3,
+        "queues": [{"model": "m9", "waiting": 3, "estimateMs": 12_340}],
+        "loading": {"m9": "r1-1"},
         "workers": {
             "r1-1": {"requestCount": 7, "failureCount": 1, "averageProcessingTime": 20.04, "currentLoad": 3}
         },
@@ -97,6 +99,12 @@ def test_texts_of_others_are_neither_markup_nor_commands_of_a_terminal(
     assert "a\\x1b[2J\\nr9 healthy" in out
 
 
+def test_models_that_are_not_loaded_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    offer = {"models": ["m1"], "cold": ["m2"], "capacity": {"maxConcurrent": 8}}
+    line = " ".join(shown(capsys, *render.workers_parts([worker("r1", capabilities=offer)]))[-1])
+    assert "m1; m2 (cold)" in line
+
+
 def test_a_long_list_of_models_stays_whole(capsys: pytest.CaptureFixture[str]) -> None:
     models = [f"model-{n}" for n in range(60)]
     offer = {"models": models, "capacity": {"maxConcurrent": 8}}
@@ -113,9 +121,11 @@ def test_a_status_tells_the_state_of_every_part(capsys: pytest.CaptureFixture[st
     assert {
         "orchestrator main-1, ok, mesh default",
         "workers 2 registered, 1 healthy, 1 suspect",
-        "models m1 (2)",
+        "models m1 (2), m9 (cold)",
         "aliases gpt-4o = m1",
-        "balancing round-robin, 0 waiting",
+        "balancing round-robin, 3 waiting",
+        "queue m9: 3 waiting, about 12.3 s",
+        "loading m9 at r1-1",
         "requests 7 routed, 1 failed",
         "links 1 of 2 ready",
         "r1-1 7 1 20.0 3",

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrk_orchestrator.fair_queue import CLASSES, RANKS, FairQueue, Place, Wish
-from wrk_orchestrator.records import Want
+from wrk_orchestrator.records import Want, WorkerRecord
 
 ANY = Wish(Want("m1"), frozenset())
 GPU = Wish(Want("m1", frozenset({"gpu"})), frozenset())
+BIG = WorkerRecord(worker_id="big", address="", tags=frozenset({"gpu"}), max_concurrent=100)
+SMALL = WorkerRecord(worker_id="small", address="")
 
 
 class Line:
@@ -36,20 +38,20 @@ class Line:
     def join(self, caller: str, times: int, priority: str = "default", wish: Wish = ANY) -> list[Place]:
         return [self.joins(caller, priority, wish) for _ in range(times)]
 
-    def next(self, *wishes: Wish) -> Place | None:
-        """Who is next among these wishes, or all."""
-        heads = list(self.queue.heads(lambda wish: not wishes or wish in wishes))
+    def next(self, worker: WorkerRecord = BIG) -> Place | None:
+        """Who is next among those that the worker fits."""
+        heads = list(self.queue.heads(worker))
         return max(heads, key=lambda place: self.queue.claim(place, self.turn), default=None)
 
-    def serves(self, *wishes: Wish) -> Place:
-        place = self.next(*wishes)
+    def serves(self, worker: WorkerRecord = BIG) -> Place:
+        place = self.next(worker)
         assert place is not None
         self.queue.served(place, self.turn)
         self.turn += 1
         return place
 
-    def callers(self, times: int, *wishes: Wish) -> str:
-        return "".join(self.serves(*wishes).caller for _ in range(times))
+    def callers(self, times: int, worker: WorkerRecord = BIG) -> str:
+        return "".join(self.serves(worker).caller for _ in range(times))
 
     def classes(self, times: int) -> Counter[str]:
         return Counter(CLASSES[self.serves().rank] for _ in range(times))
@@ -150,8 +152,8 @@ def test_who_does_not_fit_is_passed_over_and_keeps_its_turn() -> None:
     line = Line()
     line.join("a", 2, wish=GPU)
     line.join("b", 2)
-    assert line.callers(2, ANY) == "bb"
-    assert line.next(ANY) is None
+    assert line.callers(2, SMALL) == "bb"
+    assert line.next(SMALL) is None
     assert line.callers(2) == "aa"
 
 
@@ -159,7 +161,7 @@ def test_among_different_requirements_that_fit_whoever_stands_first_is_next() ->
     line = Line()
     line.join("a", 2, wish=GPU)
     line.join("b", 2)
-    assert line.callers(4, ANY, GPU) == "abab"
+    assert line.callers(4) == "abab"
 
 
 # --- who gives way
@@ -225,11 +227,12 @@ def agree(line: Line, there: list[Place]) -> None:
     assert set(queue.wishes()) == {place.wish for place in there}
     for wish in (ANY, GPU):
         assert set(queue.standing(wish)) == {place for place in there if place.wish == wish}
-        heads = list(queue.heads(wish.__eq__))
-        assert [place.rank for place in heads] == sorted({p.rank for p in there if p.wish == wish})
+    for worker in (SMALL, BIG):
+        heads = list(queue.heads(worker))
+        assert [head.rank for head in heads] == sorted({p.rank for p in there if p.wish.fits(worker)})
         for head in heads:  # nobody of the same caller, class and wish came before
-            alike = [p.since for p in there if (p.wish, p.rank, p.caller) == (wish, head.rank, head.caller)]
-            assert head.since == min(alike)
+            kind = (head.wish, head.rank, head.caller)
+            assert head.since == min(p.since for p in there if (p.wish, p.rank, p.caller) == kind)
     if there:
         assert queue.oldest() == min(place.since for place in there)
     crowds = Counter((place.rank, place.caller) for place in there)

@@ -73,6 +73,7 @@ PURE = (
     "wrk_orchestrator/health_*.py",
     "wrk_orchestrator/http/needs.py",
     "wrk_orchestrator/load_balancer.py",
+    "wrk_orchestrator/load_book.py",
     "wrk_orchestrator/model_names.py",
     "wrk_orchestrator/model_queue.py",
     "wrk_orchestrator/pools.py",
@@ -100,6 +101,7 @@ PURE = (
     "racks/scheduler.py",
     "racks/text_requests.py",
     "racks/token_text.py",
+    "racks/sim_shelf.py",
     "racks/upstream_choice.py",
 )
 NOT_IN_PURE = {

@@ -126,6 +126,7 @@ def test_rack_that_hears_the_orchestrator_registers_and_is_dialled_back(tmp_path
         assert worker["address"] == rack.endpoint
         assert worker["capabilities"] == {
             "models": ["m1", "m2"],
+            "cold": [],
             "tags": [],
             "capacity": {"maxConcurrent": 3},
             "facts": {},
@@ -1161,7 +1162,13 @@ def test_status_tells_of_registry_balancer_health_and_links(tmp_path: Path) -> N
         assert (status["workerId"], status["mesh"]) == ("orc", "test-mesh")
         assert status["endpoint"] == mesh.orc.endpoint
         assert status["registry"] == {"workers": 1, "models": {"m1": 1}, "aliases": {}, "leaseMs": 30_000}
-        assert status["loadBalancer"].keys() == {"strategy", "workers", "waiting", "queues"}
+        assert status["loadBalancer"].keys() == {
+            "strategy",
+            "workers",
+            "waiting",
+            "queues",
+            "loading",
+        }
         assert (status["health"]["total"], status["health"]["healthy"]) == (1, 1)
         assert (status["rpcClients"]["held"], status["rpcClients"]["ready"]) == (1, 1)
         assert status["routing"] == {"routed": 1, "failed": 0, "retried": 0}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.aio import run
+from tests.fakes.no_loads import NoLoads
 from wrk_base import contract, errors
 from wrk_base.contract import ModelFacts
 from wrk_base.rpc import wire
@@ -127,7 +128,7 @@ class Mesh:
         for number in range(1, racks + 1):
             self.join(f"r{number}", capacity)
         queue = Limits(settings.pop("queue_limit", 0), 100, settings.pop("queue_timeout", 2.0))
-        self.admission: Admission[Lease] = Admission(queue, self.balancer)
+        self.admission: Admission[Lease] = Admission(queue, self.balancer, NoLoads())
         terms = {"max_retries": 3, "enable_failover": True, "budget_share": 0.2, "budget_floor": 3.0}
         terms["stream_idle"] = 60.0
         self.router = Router(self.balancer, self, self.admission, **{**terms, **settings})  # type: ignore[arg-type]
@@ -186,6 +187,9 @@ class Mesh:
 
     def peer(self, worker_id: str) -> Any:
         return self.peers.get(worker_id)
+
+    def note_cold(self, worker_id: str, model_id: str) -> None:
+        self.balancer.apply(self.registry.cool(worker_id, model_id))
 
     def note_outcome(self, worker_id: str, error: errors.WrkError | None, elapsed: float) -> None:
         self.outcomes.append((worker_id, error))

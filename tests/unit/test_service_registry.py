@@ -347,6 +347,7 @@ OFFERS = st.builds(
     worker_id=WORKERS,
     address=st.sampled_from(["tcp://h:1", "tcp://h:2"]),
     models=st.lists(NAMES, max_size=3).map(tuple),
+    cold=st.lists(NAMES, max_size=2).map(tuple),
     tags=st.frozensets(st.sampled_from(["t1", "t2"])),
     labels=st.dictionaries(st.sampled_from(["k1", "k2"]), st.sampled_from(["v1", "v2"])),
     max_concurrent=st.integers(1, 3),
@@ -362,6 +363,7 @@ STEPS = st.one_of(
     st.tuples(st.just("register"), OFFERS),
     st.tuples(st.just("remove"), WORKERS),
     st.tuples(st.just("bind"), WORKERS, INSTANCES, st.integers(0, 2)),
+    st.tuples(st.just("cool"), WORKERS, NAMES),
     st.tuples(st.just("renew"), WORKERS),
     st.tuples(st.just("wait"), st.floats(0, LEASE)),
 )
@@ -386,6 +388,8 @@ def play(registry: ServiceRegistry, step: tuple[object, ...], now: float) -> Cha
             return registry.remove(worker_id)
         case ("bind", str(worker_id), str(instance), int(epoch)):
             return registry.bind_instance(worker_id, instance, epoch)
+        case ("cool", str(worker_id), str(model)):
+            return registry.cool(worker_id, model)
         case ("renew", str(worker_id)):
             registry.renew(worker_id, now)
             return ()
@@ -410,7 +414,13 @@ def replay(known: dict[str, WorkerRecord], changes: Changes) -> None:
 def check(registry: ServiceRegistry, seen: set[str], now: float) -> None:
     everybody = registry.all()
     by_model = {m: [w for w in everybody if m in w.models] for w in everybody for m in w.models}
-    assert registry.models() == {model: len(workers) for model, workers in by_model.items()}
+    cold = {m: [w for w in everybody if m in w.cold and m not in w.models] for m in ("m1", "m2", "m3")}
+    known = {model: 0 for model, workers in cold.items() if workers}
+    assert registry.models() == known | {model: len(workers) for model, workers in by_model.items()}
+    assert sorted(registry.some_models(9)) == sorted(registry.models())
+    for model, workers in cold.items():
+        assert sorted(ids(registry.could_load(model))) == sorted(ids(workers))
+        assert registry.known(model) == (model in registry.models())
     for model, workers in by_model.items():
         assert sorted(ids(registry.workers_of(model))) == sorted(ids(workers))
     for want in WANTS:
@@ -440,7 +450,7 @@ def test_after_any_history_every_index_equals_one_made_from_scratch(
         replay(known, registry.expire(now))
         changes = play(registry, step, now)
         replay(known, changes)
-        seen.update(*(worker.models for worker in known.values()))
+        seen.update(*(worker.models + worker.cold for worker in known.values()))
         assert known == {worker.worker_id: worker for worker in registry.all()}
         assert not cap or max(registry.models().values(), default=0) <= cap
         check(registry, seen, now)
@@ -461,3 +471,30 @@ def test_nothing_that_racks_do_removes_the_operators_word(steps: list[tuple[obje
         held = registry.get("box")
         assert held is not None
         assert held.manual
+
+
+# --- models that are not loaded
+
+
+def test_cold_models_are_known_and_not_served() -> None:
+    registry = ServiceRegistry(lease_s=LEASE)
+    registry.register(
+        WorkerRecord(worker_id="w1", address="tcp://h:1", models=("m",), cold=("m", "big")), 0.0
+    )
+    assert registry.models() == {"m": 1, "big": 0}
+    assert ids(registry.could_load("big")) == ["w1"]
+    assert registry.could_load("m") == []
+    assert (registry.serves("big"), registry.known("big"), registry.seen("big")) == (False, True, True)
+    registry.remove("w1")
+    assert (registry.known("big"), registry.seen("big")) == (False, True)
+
+
+def test_model_that_a_worker_has_put_out_is_cold_until_it_says_more() -> None:
+    registry = ServiceRegistry(lease_s=LEASE)
+    offer = WorkerRecord(worker_id="w1", address="tcp://h:1", models=("m", "n"))
+    registry.register(offer, 0.0)
+    (change,) = registry.cool("w1", "m")
+    assert (change.worker.models, change.worker.cold) == (("n",), ("m",))
+    assert registry.cool("w1", "m") == registry.cool("w1", "never") == registry.cool("nobody", "m") == ()
+    registry.register(offer, 1.0)
+    assert registry.models() == {"m": 1, "n": 1}

@@ -165,6 +165,28 @@ def test_loading_takes_its_time_before_anybody_can_call() -> None:
     run_virtual(story())
 
 
+def test_cold_models_take_their_time_and_the_place_of_what_was_used_longest_ago() -> None:
+    async def story() -> None:
+        flags = {"models": "a,b", "cold": "c", "modelLoadTime": "3000", "maxLoaded": "2"}
+        async with serving(**flags) as caller:
+            assert caller.offer() == (["a", "b"], ["c"])
+            await caller.infer("x", "a")
+            assert caller.offer() == (["a", "b"], ["c"]), "what is used is no news"
+            with pytest.raises(errors.ModelNotAvailable):
+                await caller.infer("x", "c")
+            begun = now()
+            await caller.tell("loadModel", "c")
+            assert now() - begun == 3.0
+            assert caller.offer() == (["a", "c"], ["b"])
+            await caller.infer("x", "c")
+            await caller.tell("loadModel", "c")
+            assert now() - begun < 4.0
+            await caller.tell("unloadModel", "c")
+            assert caller.offer() == (["a"], ["b", "c"])
+
+    run_virtual(story())
+
+
 # --- faults
 
 

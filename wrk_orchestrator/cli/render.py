@@ -72,7 +72,8 @@ def _worker_cells(worker: Mapping[str, Any]) -> Iterator[Text]:
     offer, word = worker["capabilities"], str(worker["state"])
     yield cell(worker["workerId"], "bold")
     yield cell(" ".join(part for part in (worker["name"], worker["type"].removeprefix(RACK)) if part))
-    yield cell(_models(offer["models"], offer.get("facts", {})))
+    cold = f"{', '.join(offer['cold'])} (cold)" if offer.get("cold") else ""
+    yield cell("; ".join(filter(None, (_models(offer["models"], offer.get("facts", {})), cold))))
     yield cell(word, "green" if word == WELL else "red")
     yield cell(worker["address"])
     yield cell(worker["foundBy"])
@@ -107,14 +108,20 @@ def status_parts(status: Mapping[str, Any]) -> list[RenderableType]:
 
 def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     registry, health, clients = status["registry"], status["health"], status["rpcClients"]
+    balancer = status["loadBalancer"]
     yield "orchestrator", f"{status['workerId']}, {status['status']}, mesh {status['mesh']}"
     yield "address", status["endpoint"]
     yield "workers", f"{registry['workers']} registered, {health['healthy']} healthy{_not_well(health)}"
-    yield "models", ", ".join(f"{name} ({n})" for name, n in registry["models"].items()) or "none"
+    yield "models", ", ".join(f"{name} ({n or 'cold'})" for name, n in registry["models"].items()) or "none"
     aliases = registry.get("aliases", {})
     if aliases:
         yield "aliases", ", ".join(f"{alias} = {model}" for alias, model in aliases.items())
-    yield "balancing", f"{status['loadBalancer']['strategy']}, {status['loadBalancer']['waiting']} waiting"
+    yield "balancing", f"{balancer['strategy']}, {balancer['waiting']} waiting"
+    for queue in balancer.get("queues", ()):
+        seconds = queue["estimateMs"] / 1000
+        yield "queue", f"{queue['model']}: {queue['waiting']} waiting, about {seconds:.3g} s"
+    for model, worker_id in balancer.get("loading", {}).items():
+        yield "loading", f"{model} at {worker_id}"
     yield "requests", _counts(status["routing"])
     yield "links", f"{clients['ready']} of {clients['active']} ready"
     yield "discovery", _counts(status["discovery"])

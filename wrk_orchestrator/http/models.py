@@ -14,7 +14,7 @@ OWNER = "wrk"
 
 
 def listed(registry: ServiceRegistry, names: ModelNames, caller: Caller) -> dict[str, Any]:
-    """All models that this caller may use, by every name under which somebody answers now."""
+    """All models that this caller may use, by every name under which somebody answers, or will."""
     known = sorted({*registry.models(), *names.known()})
     entries = (_entry(registry, name, caller.chain(name, names)) for name in known)
     return {"object": "list", "data": [entry for entry in entries if entry is not None]}
@@ -31,13 +31,14 @@ def one(registry: ServiceRegistry, names: ModelNames, caller: Caller, model: str
 
 
 def _entry(registry: ServiceRegistry, name: str, models: tuple[str, ...]) -> dict[str, Any] | None:
-    """What is told of a name; None if nobody serves any of the models that may answer."""
-    served = next(filter(registry.serves, models), None)
-    if served is None:
+    """What is told of a name; None if nobody serves or could load any of the models that may answer."""
+    known = next(filter(registry.known, models), None)
+    if known is None:
         return None
+    workers = registry.workers_of(known) or registry.could_load(known)
     return {
         "id": name,
         "object": "model",
-        "created": min(worker.registered_at for worker in registry.workers_of(served)) // 1000,
+        "created": min(worker.registered_at for worker in workers) // 1000,
         "owned_by": OWNER,
     }
