@@ -14,36 +14,38 @@ from hashlib import blake2b
 from struct import Struct
 from typing import TypeAlias
 
-PROBES = 16  # points of the circle a session is sought from; 16 keep shares of sessions within a tenth
-CIRCLE = 2**32  # points on the circle of `strategies/consistent_hash.py`
 MOST_BYTES = 262_144  # of a prompt that are hashed: 50 us; more would hold up everybody else
 _STEP = 128  # bytes: about two blocks of a model server's cache
 _EVEN = 1024  # up to here lengths grow by steps, beyond by eighths
+
+Mark: TypeAlias = tuple[float, float]
+"""Of a session: a place on a circle of length 1, and a large number to draw lots with."""
 
 Prompt: TypeAlias = bytes | bytearray
 Beginning: TypeAlias = tuple[int, int]
 """Length in bytes, and a hash that differs wherever the bytes do, for as long as this process lives."""
 
-_sixteen = Struct(f"<{PROBES}I").unpack
-_one = Struct("<I").unpack
+_LARGE = 2**20  # times what differs between two workers, it is many rounds of the circle
+_two = Struct("<QI").unpack
 
 
 class Affinity:
     """`session` is "" and `prompt` empty where the request has none."""
 
-    __slots__ = ("_beginnings", "_probes", "prompt", "session")
+    __slots__ = ("_beginnings", "_mark", "prompt", "session")
 
     def __init__(self, session: str = "", prompt: Prompt = b"") -> None:
         self.session, self.prompt = session, prompt
         self._beginnings: tuple[Beginning, ...] | None = None
-        self._probes: tuple[int, ...] | None = None
+        self._mark: Mark | None = None
 
     @property
-    def probes(self) -> tuple[int, ...]:
-        """Where on the circle the session is; equal for equal sessions in every process."""
-        if self._probes is None:
-            self._probes = _sixteen(_digest(self.session, 4 * PROBES))
-        return self._probes
+    def mark(self) -> Mark:
+        """Equal for equal sessions, in every process."""
+        if self._mark is None:
+            place, number = _hash(self.session)
+            self._mark = place, _LARGE + number
+        return self._mark
 
     @property
     def beginnings(self) -> tuple[Beginning, ...]:
@@ -56,14 +58,15 @@ class Affinity:
 NO_AFFINITY = Affinity()
 
 
-def point(worker_id: str) -> int:
-    """Where on the circle a worker is: the same in every process, so that orchestrators agree."""
-    place: int = _one(_digest(worker_id, 4))[0]
-    return place
+def place(worker_id: str) -> float:
+    """A worker's place on the same circle; in every process the same, so that orchestrators agree."""
+    return _hash(worker_id)[0]
 
 
-def _digest(text: str, size: int) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+def _hash(text: str) -> tuple[float, float]:
+    """A number from 0 to below 1, and one below 2**32."""
+    one, other = _two(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest())
+    return (one >> 11) / 2**53, float(other)
 
 
 def _lengths() -> tuple[int, ...]:

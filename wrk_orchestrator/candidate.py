@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .affinity import point
+from .affinity import place
 from .records import WorkerRecord
 
 SIZE_OF_ONE = 1_000_000  # sizes are whole numbers, so that sums of them stay exact; the least is 1
@@ -37,7 +37,7 @@ class Candidate:
         "load",
         "open",
         "own",
-        "point",
+        "place",
         "record",
         "requests",
         "room",
@@ -55,7 +55,7 @@ class Candidate:
         self.weight = record.weight  # None unless set by hand
         self.size = _size(record)  # what it can do, as far as it is known without measuring
         self.life = (record.worker_id, record.epoch)
-        self.point = point(record.worker_id)  # its place on the circle of consistent hashing
+        self.place = place(record.worker_id)  # on the circle of consistent hashing
         self.turn = turn  # grows with every pick: the lowest has waited longest
         self.own = 0  # leases that this process holds
         self.foreign = 0  # what others have running there, as far as the rack has said

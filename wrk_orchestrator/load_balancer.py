@@ -187,7 +187,8 @@ class LoadBalancer:
         Changes nothing, and may take milliseconds with thousands of workers.
         """
         want, strategy = self._pools.look(model_id, requirements)
-        everybody = [self._candidates[worker_id] for worker_id in self._registry.matching(Want(model_id))]
+        ids = dict.fromkeys([*self._registry.matching(want), *self._registry.matching(Want(model_id))])
+        everybody = [self._candidates[worker_id] for worker_id in ids]
         return explanation(strategy, want, everybody, exclude, now, affinity)
 
     def with_room(self, worker_id: str) -> WorkerRecord | None:

@@ -23,11 +23,20 @@ from hypothesis.stateful import (
 from wrk_base.contract import ModelFacts, Requirements
 from wrk_base.errors import CapacityExceeded, NoWorkersAvailable, NoWorkersMatch, WrkError
 from wrk_orchestrator import load_balancer, pools
-from wrk_orchestrator.affinity import NO_AFFINITY
+from wrk_orchestrator.affinity import NO_AFFINITY, Affinity
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.records import WorkerRecord
 from wrk_orchestrator.service_registry import ServiceRegistry
-from wrk_orchestrator.strategies import STRATEGIES, Tuning, deck, least_connections, weighted
+from wrk_orchestrator.strategies import (
+    STRATEGIES,
+    Tuning,
+    deck,
+    least_connections,
+    prefixes,
+    probes,
+    ring,
+    weighted,
+)
 
 EVERY = sorted(STRATEGIES)
 
@@ -53,8 +62,14 @@ class Mesh:
     def leave(self, worker_id: str) -> None:
         self.balancer.apply(self.registry.remove(worker_id))
 
-    def lease(self, model: str = "m", *exclude: str, need: Requirements | None = None) -> Lease:
-        return self.balancer.pick(model, need, exclude, self.now)
+    def lease(
+        self,
+        model: str = "m",
+        *exclude: str,
+        need: Requirements | None = None,
+        affinity: Affinity = NO_AFFINITY,
+    ) -> Lease:
+        return self.balancer.pick(model, need, exclude, self.now, affinity)
 
     def pick(self, model: str = "m", *exclude: str, need: Requirements | None = None) -> str:
         with self.lease(model, *exclude, need=need) as lease:
@@ -576,6 +591,14 @@ FACTS = st.dictionaries(
 )
 
 
+AFFINITIES = [
+    NO_AFFINITY,
+    *(Affinity(session=session) for session in ("s1", "s2", "s3")),
+    *(Affinity(prompt=prompt) for prompt in (b"a" * 600, b"a" * 400 + b"b" * 400, b"c" * 600)),
+]
+FORETOLD = ["round-robin", "least-connections", "prefix-aware"]  # these leave nothing to chance
+
+
 def meets(worker: WorkerRecord, model: str, need: Requirements | None) -> bool:
     told = worker.facts.get(model, ModelFacts())
     return need is None or (
@@ -693,23 +716,61 @@ class History(RuleBasedStateMachine):
         model=st.sampled_from(["m1", "m2", "m3"]),
         need=st.sampled_from(NEEDS),
         exclude=st.lists(st.sampled_from(WORKERS), max_size=3),
+        affinity=st.sampled_from(AFFINITIES),
         keep=st.booleans(),
     )
-    def pick(self, model: str, need: Requirements | None, exclude: list[str], keep: bool) -> None:
+    def pick(
+        self, model: str, need: Requirements | None, exclude: list[str], affinity: Affinity, keep: bool
+    ) -> None:
         matching = self.matching(model, need)
         fitting = {worker_id for worker_id in matching - set(exclude) if self.open(worker_id)}
+        ranked = self.explained(model, need, exclude, affinity)
+        assert set(ranked) == fitting
+        known = self.has_pool(model, need)
         if not fitting:
             assert type(self.mesh.refusal(model, *exclude, need=need)) is self.expected(model, need, exclude)
             return
-        lease = self.mesh.lease(model, *exclude, need=need)
+        lease = self.mesh.lease(model, *exclude, need=need, affinity=affinity)
         worker_id = lease.worker.worker_id
         assert worker_id in fitting
+        if known and (self.strategy in FORETOLD or (self.strategy == "consistent-hash" and affinity.session)):
+            assert worker_id == ranked[0]
         if self.strategy == "least-connections":
             assert self.load(worker_id) == min(map(self.load, fitting))
         self.own[worker_id] += 1
         self.held.append((lease, True))
         if not keep:
             self.end(len(self.held) - 1, True)
+
+    def explained(
+        self, model: str, need: Requirements | None, exclude: list[str], affinity: Affinity
+    ) -> list[str]:
+        """Who might be picked, the likeliest first; what is said of the others is checked here."""
+        balancer, now = self.mesh.balancer, self.mesh.now
+        told = balancer.explain(model, need, exclude, now, affinity)
+        assert told == balancer.explain(model, need, exclude, now, affinity)
+        assert {one["workerId"] for one in told} == self.matching(model, None)
+        for one in told:
+            worker_id = one["workerId"]
+            assert (one["load"], one["limit"]) == (self.load(worker_id), self.limit[worker_id])
+            assert (one["score"] is None) == (one["excluded"] is not None)
+            assert one["excluded"] == self.reason(worker_id, model, need, exclude)
+        return [one["workerId"] for one in told if one["excluded"] is None]
+
+    def reason(self, worker_id: str, model: str, need: Requirements | None, exclude: list[str]) -> str | None:
+        if worker_id in exclude:
+            return "tried already"
+        if worker_id not in self.matching(model, need):
+            return "does not meet the requirements"
+        if not self.limit[worker_id]:
+            return "not routable"
+        return None if self.open(worker_id) else "full"
+
+    def has_pool(self, model: str, need: Requirements | None) -> bool:
+        before = list(self.mesh.balancer._pools)
+        strategy = self.mesh.balancer._pools.look(model, need)[1]
+        assert list(self.mesh.balancer._pools) == before
+        return any(pool.strategy is strategy for pool in before)
 
     def expected(self, model: str, need: Requirements | None, exclude: list[str]) -> type[WrkError]:
         in_service = {worker_id for worker_id, limit in self.limit.items() if limit}
@@ -748,12 +809,15 @@ class History(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Every pool offers exactly the open workers, and every order can still reach each of them."""
         for pool in self.mesh.balancer._pools:
-            offered: set[str] = set()
-            while (candidate := pool.strategy.choose(offered, self.mesh.now, NO_AFFINITY)) is not None:
-                assert candidate.worker_id not in offered
-                offered.add(candidate.worker_id)
             matching = {c for c in self.own if pool.want.model in self.models(c)}
-            assert offered == {c for c in matching if self.open(c) and pool.want.met_by(self.record(c))}
+            there = {c for c in matching if self.open(c) and pool.want.met_by(self.record(c))}
+            looks = type(pool.strategy).by_session or type(pool.strategy).by_prompt
+            for affinity in AFFINITIES if looks else [NO_AFFINITY]:
+                offered: set[str] = set()
+                while (candidate := pool.strategy.choose(offered, self.mesh.now, affinity)) is not None:
+                    assert candidate.worker_id not in offered
+                    offered.add(candidate.worker_id)
+                assert offered == there
 
     def record(self, worker_id: str) -> WorkerRecord:
         record = self.mesh.registry.get(worker_id)
@@ -769,6 +833,11 @@ def test_any_history_equals_the_model(strategy: str, monkeypatch: pytest.MonkeyP
     # Small enough that five workers reach what ten thousand do.
     monkeypatch.setattr(pools, "MAX_POOLS", 6)
     monkeypatch.setattr(least_connections, "SPARE_ROWS", 0)
+    monkeypatch.setattr(ring, "FEW", 1)
+    monkeypatch.setattr(ring, "MANY", 2)
+    monkeypatch.setattr(prefixes, "MOST_BEGINNINGS", 9)
+    monkeypatch.setattr(prefixes, "MOST_HOLDERS", 2)
+    monkeypatch.setattr(probes, "MOST_PROBES", 3)
     monkeypatch.setattr(deck, "SPARE_CARDS", 2)
     monkeypatch.setattr(weighted, "SPARE_TURNS", 0)
     monkeypatch.setattr(weighted, "FIRST", 1)

@@ -20,6 +20,7 @@ from wrk_base import contract, errors
 from wrk_base.contract import ModelFacts
 from wrk_base.rpc import wire
 from wrk_base.rpc.call import OpenCall, Parts, Reply
+from wrk_orchestrator import affinity
 from wrk_orchestrator.admission import Admission, Limits
 from wrk_orchestrator.load_balancer import Lease, LoadBalancer
 from wrk_orchestrator.model_names import ModelNames
@@ -119,9 +120,11 @@ class Listener:
 class Mesh:
     """A router, and racks by name. `tell` gives the racks their scripts, all of them by default."""
 
-    def __init__(self, racks: int = 3, capacity: int = 4, **settings: Any) -> None:
+    def __init__(
+        self, racks: int = 3, capacity: int = 4, strategy: str = "round-robin", **settings: Any
+    ) -> None:
         self.registry = ServiceRegistry(lease_s=30.0)
-        self.balancer = LoadBalancer(self.registry, "round-robin", Random(1))
+        self.balancer = LoadBalancer(self.registry, strategy, Random(1))
         self.peers: dict[str, ScriptedPeer] = {}
         self.outcomes: list[tuple[str, errors.WrkError | None]] = []
         self.elapsed: list[float] = []
@@ -233,6 +236,31 @@ def test_answer_says_who_gave_it_when_and_at_which_attempt() -> None:
         assert mesh.router.counters == {"routed": 1, "failed": 0, "retried": 0}
 
     story(told)
+
+
+def test_a_session_stays_with_one_rack_where_that_is_asked_for() -> None:
+    async def told(mesh: Mesh) -> None:
+        for session in range(10):
+            before = list(mesh.asked)
+            for _ in range(3):
+                await mesh.ask(sessionId=f"s{session}")
+            assert max(mesh.asked.count(name) - before.count(name) for name in mesh.peers) == 3
+        assert set(mesh.asked) == set(mesh.peers)
+
+    story(told, strategy="consistent-hash")
+
+
+def test_a_prompt_is_hashed_once_however_often_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[bytes] = []
+    monkeypatch.setattr(affinity, "_beginnings", lambda prompt: hashed.append(prompt) or [(256, 1)])
+
+    async def told(mesh: Mesh) -> None:
+        mesh.tell(failing(not_started()))
+        await mesh.refused(errors.Unavailable, terms={"prompt": b"once upon a time"})
+        assert sorted(mesh.asked) == ["r1", "r2", "r3"]
+        assert hashed == [b"once upon a time"]
+
+    story(told, strategy="prefix-aware")
 
 
 def test_head_and_payload_reach_the_rack_as_they_came() -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from random import Random
 
 import pytest
 
+from tests.fakes.balanced import PLENTY, BalancedMesh
 from wrk_base.errors import CapacityExceeded, NoWorkersAvailable
-from wrk_orchestrator.load_balancer import Lease, LoadBalancer
-from wrk_orchestrator.records import WorkerRecord
-from wrk_orchestrator.service_registry import ServiceRegistry
-from wrk_orchestrator.strategies import STRATEGIES, Tuning, deck
+from wrk_orchestrator.load_balancer import Lease
+from wrk_orchestrator.strategies import STRATEGIES, deck
 from wrk_orchestrator.strategies.deck import Deck
 from wrk_orchestrator.strategies.latency import LEAST, MOST, Latency, kept
 from wrk_orchestrator.strategies.least_connections import LeastConnections
@@ -24,36 +22,10 @@ from wrk_orchestrator.strategies.weighted import Weighted
 
 EVERY = sorted(STRATEGIES)
 DRAWS = ["peak-ewma", "power-of-two", "random"]
-FOLLOWS_SPEED = ["least-connections", "peak-ewma", "power-of-two", "weighted"]
-PLENTY = 1000
+FOLLOWS_SPEED = sorted(set(EVERY) - {"random", "round-robin"})
 
 
-class Mesh:
-    """A registry and a balancer with workers w0, w1, ... that all serve the model "m"."""
-
-    def __init__(self, strategy: str, workers: int = 0, seed: int = 1, room: int = PLENTY) -> None:
-        self.registry = ServiceRegistry(lease_s=30)
-        self.balancer = LoadBalancer(self.registry, strategy, Random(seed), Tuning(half_life_s=10))
-        self.now = 0.0
-        for number in range(workers):
-            self.join(f"w{number}", room)
-
-    def join(self, worker_id: str, room: int = PLENTY, weight: float | None = None) -> None:
-        worker = WorkerRecord(worker_id=worker_id, address="tcp://h:1", models=("m",), weight=weight)
-        self.balancer.apply(self.registry.register(worker, self.now))
-        self.balancer.set_limit(worker_id, room)
-
-    def leave(self, worker_id: str) -> None:
-        self.balancer.apply(self.registry.remove(worker_id))
-
-    def lease(self, *exclude: str) -> Lease:
-        return self.balancer.pick("m", None, exclude, self.now)
-
-    def pick(self, *exclude: str) -> str:
-        """One pick whose call ends at once."""
-        with self.lease(*exclude) as lease:
-            return lease.worker.worker_id
-
+class Mesh(BalancedMesh):
     def shares(self, picks: int) -> dict[str, float]:
         """Each worker's picks as a multiple of the fair share."""
         count = Counter(self.pick() for _ in range(picks))
