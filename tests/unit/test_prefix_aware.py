@@ -68,6 +68,19 @@ def test_new_prompts_and_those_that_share_next_to_nothing_go_to_the_least_loaded
     assert len({mesh.pick(affinity=asked(beginning, rng.randbytes(3000))) for _ in range(4)}) == 4
 
 
+def test_new_prompts_spread_evenly_though_prompts_that_are_known_come_between_them() -> None:
+    mesh = mesh_of(4)
+    rng = Random(5)
+    homes: list[str] = []
+    prompts: list[bytes] = []
+    for number in range(40):
+        prompts.append(rng.randbytes(500))
+        homes.append(mesh.pick(affinity=asked(prompts[-1])))
+        for _ in range(number % 3):
+            mesh.pick(affinity=asked(rng.choice(prompts)))
+    assert sorted(homes.count(f"w{worker}") for worker in range(4)) == [10, 10, 10, 10]
+
+
 def test_requests_without_a_prompt_go_to_the_least_loaded() -> None:
     mesh = mesh_of(3)
     mesh.report("w1", 3)

@@ -75,6 +75,20 @@ def known(mesh: BalancedMesh) -> list[str]:
     return [candidate.worker_id for candidate in pool.strategy._probes.fresh(mesh.now)]
 
 
+def test_who_was_slow_once_is_tried_again_though_nobody_is_busy() -> None:
+    mesh = mesh_with_latencies(0.1, 0.2)
+    picked: list[str] = []
+    for _ in range(60):  # one call at a time
+        mesh.now += 0.5
+        for worker_id in ("w0", "w1"):
+            mesh.report(worker_id, 0)
+        lease = mesh.lease()
+        picked.append(lease.worker.worker_id)
+        lease.done(ok=True, now=mesh.now, elapsed_s=0.1 if picked[-1] == "w0" else 0.2)
+    assert picked[:10] == ["w0"] * 10
+    assert 1 <= picked.count("w1") <= 20
+
+
 def test_news_grow_old() -> None:
     mesh = mesh_with_latencies(0.1, 5.0, 5.0)
     mesh.now += AGE_S

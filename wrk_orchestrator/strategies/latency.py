@@ -86,11 +86,6 @@ class Latencies:
         speed = self.typical.mean / known.mean
         return speed if LEAST < speed < MOST else LEAST if speed < 1 else MOST
 
-    def seconds(self, candidate: Candidate) -> float:
-        """The worker's mean; that of a typical one while unknown."""
-        known = self._known.get(candidate, self.typical)
-        return 0.0 if known is None else known.mean
-
     def rank(self, candidate: Candidate, now: float) -> float:
         """The worker's decayed peak as `Latency.rank`; one that nobody has tried is taken for typical.
 
@@ -100,3 +95,7 @@ class Latencies:
         if known is not None:
             return known.rank
         return now / self.half_life_s + (log2(self.typical.mean) if self.typical is not None else 0.0)
+
+    def seconds(self, candidate: Candidate, now: float) -> float:
+        """The decayed peak itself, for people."""
+        return float(2 ** (self.rank(candidate, now) - now / self.half_life_s))

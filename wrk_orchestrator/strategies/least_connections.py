@@ -33,6 +33,17 @@ class LeastConnections(Ordered):
         self._place: dict[Candidate, int] = {}  # of all that stand in another row than 0
 
     def choose(self, exclude: Collection[str], now: float, affinity: Affinity) -> Candidate | None:
+        chosen = self.first(exclude)
+        if chosen is not None:
+            self.spend_turn(chosen)
+        return chosen
+
+    def spend_turn(self, candidate: Candidate) -> None:
+        """What `first` offered was taken: the others of its load come first now."""
+        self._rows[candidate.load].move_to_end(candidate)
+
+    def first(self, exclude: Collection[str]) -> Candidate | None:
+        """The least loaded whose turn it is; it stays in front."""
         self._sweep()
         chosen = None
         passed: list[int] = []
@@ -55,7 +66,6 @@ class LeastConnections(Ordered):
                 if candidate.load > load or not candidate.open:
                     break
                 if candidate.worker_id not in exclude:
-                    row.move_to_end(candidate)
                     return candidate
             else:
                 return None

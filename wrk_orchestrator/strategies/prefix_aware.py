@@ -33,6 +33,7 @@ WIDER = 4  # the gap is at least a quarter of the least load: with many in fligh
 class PrefixAware(Guided):
     by_prompt = True
     otherwise = LeastConnections
+    _otherwise: LeastConnections
 
     def __init__(self, rng: Random, knowledge: Knowledge) -> None:
         super().__init__(rng, knowledge)
@@ -42,10 +43,13 @@ class PrefixAware(Guided):
         self._members: dict[Life, Candidate] = {}
 
     def choose(self, exclude: Collection[str], now: float, affinity: Affinity) -> Candidate | None:
-        least = self._otherwise.choose(exclude, now, affinity)
-        if least is None or not affinity.beginnings:
-            return least
-        chosen = self._warm(affinity, exclude, self._most(least.load)) or least
+        least = self._otherwise.first(exclude)
+        if least is None:
+            return None
+        chosen = self._warm(affinity, exclude, self._most(least.load)) if affinity.beginnings else None
+        if chosen is None:
+            chosen = least
+            self._otherwise.spend_turn(least)  # only so do new prompts spread evenly while nobody is busy
         self._prefixes.note(affinity.beginnings, self._salt, chosen.life)
         return chosen
 

@@ -5,8 +5,10 @@ that answers fastest is taken; if all are hot, the least busy. News are old afte
 requests (probes.py); with none of two workers, the choice is that of two at random.
 
 Departures from the paper, which sends probes: ours ride on answers and beats, so none are dropped in
-favour of better ones, as those could not be had for the asking. How busy a worker is, is the share of its
-room that is taken, since racks say how much they can do at once. Where probes are few, the busiest is hot.
+favour of better ones, as those could not be had for the asking. Latencies are those of our own calls, which
+fade while nothing is sent there, so that who was slow once is tried again. How busy a worker is, is the share
+of its room that is taken, since racks say how much they can do at once. Where probes are few, the busiest
+is hot.
 """
 
 from __future__ import annotations
@@ -49,23 +51,27 @@ class Prequal(Guided):
             return self._otherwise.choose(exclude, now, affinity)
         hot = _hot(known)
         cold = [candidate for candidate in known if _busy(candidate) < hot]
-        chosen = min(cold, key=self._latencies.seconds) if cold else min(known, key=self._least_busy)
+        rank = self._latencies.rank
+        if cold:
+            chosen = min(cold, key=lambda candidate: rank(candidate, now))
+        else:
+            chosen = min(known, key=lambda candidate: (_busy(candidate), rank(candidate, now)))
         self._probes.use(chosen)
         return chosen
-
-    def _least_busy(self, candidate: Candidate) -> tuple[float, float]:
-        return _busy(candidate), self._latencies.seconds(candidate)
 
     def explain(self, candidates: list[Candidate], now: float, affinity: Affinity) -> Ranking:
         """The cold by latency, then the hot by how busy they are, then those without news by load."""
         known = [candidate for candidate in self._probes.fresh(now) if candidate in candidates]
         if len(known) < FEWEST:
             return self._without_news(candidates, now, affinity)
-        hot, seconds = _hot(known), self._latencies.seconds
-        cold = sorted([c for c in known if _busy(c) < hot], key=seconds)
-        others = sorted([c for c in known if c not in cold], key=self._least_busy)
-        line: Ranking = [(c, f"cold, {1000 * seconds(c):.0f} ms, load {c.load}") for c in cold]
-        line += [(c, f"hot, {1000 * seconds(c):.0f} ms, load {c.load}") for c in others]
+        hot, rank = _hot(known), self._latencies.rank
+        cold = sorted([c for c in known if _busy(c) < hot], key=lambda c: rank(c, now))
+        others = sorted([c for c in known if c not in cold], key=lambda c: (_busy(c), rank(c, now)))
+        line: Ranking = []
+        for candidate in (*cold, *others):
+            heat = "cold" if candidate in cold else "hot"
+            took = 1000 * self._latencies.seconds(candidate, now)
+            line.append((candidate, f"{heat}, {took:.0f} ms, load {candidate.load}"))
         return line + self._without_news([c for c in candidates if c not in known], now, affinity)
 
     def _without_news(self, candidates: list[Candidate], now: float, affinity: Affinity) -> Ranking:
