@@ -43,7 +43,13 @@ class Links(Protocol):
 
 
 class Asker(Protocol):
-    """Who asked, and is told the one outcome; perhaps before `Router.start` has returned."""
+    """Who asked, and is told the one outcome; perhaps before `Router.start` has returned.
+
+    Who does not read heads, and asks the route instead, spares it to make them.
+    """
+
+    @property
+    def reads_heads(self) -> bool: ...
 
     def answer(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None: ...
 
@@ -334,15 +340,22 @@ class Route:
         self._asker.send_items(content_type, payloads)
 
     def won(self, lease: Lease, content_type: int, payload: wire.Payload) -> None:
-        self._asker.answer(wire.pack_head(self._won(lease)), content_type, payload)
+        self._note_won()
+        asker = self._asker
+        head = wire.pack_head(self._won(lease)) if asker.reads_heads else None
+        asker.answer(head, content_type, payload)
 
     def won_stream(self, lease: Lease, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
-        facts = {**_facts_of(head), **self._won(lease)}
-        self._asker.end_stream(wire.pack_head(facts), content_type, payload)
+        self._note_won()
+        asker = self._asker
+        told = wire.pack_head({**_facts_of(head), **self._won(lease)}) if asker.reads_heads else None
+        asker.end_stream(told, content_type, payload)
 
-    def _won(self, lease: Lease) -> dict[str, Any]:
+    def _note_won(self) -> None:
         self._attempt = None
         self._router.counters["routed"] += 1
+
+    def _won(self, lease: Lease) -> dict[str, Any]:
         facts = _routed(lease.worker.worker_id, len(self.tried))
         if self._account is not None:
             facts["explain"] = self.explained
@@ -482,6 +495,8 @@ class Attempt(StreamCall):
 
 class _Awaited(asyncio.Future[Reply]):
     """An asker that awaits one answer, and no stream."""
+
+    reads_heads = True
 
     def send_items(self, content_type: int, payloads: tuple[bytes, ...]) -> None:
         raise AssertionError("no stream was asked for")

@@ -29,6 +29,7 @@ from wrk_orchestrator.http.protocol import (
 
 HEAD_S = DEFAULT.head_s
 WRITE_S = DEFAULT.write_s
+IDLE_S = 75
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -96,7 +97,12 @@ class Connection:
         self.state: ServerState = beside.state if beside else ServerState()
         self.resting: Resting = beside.resting if beside else Resting()
         config = uvicorn.Config(
-            self.app, log_config=None, log_level="critical", lifespan="off", ws="none", timeout_keep_alive=75
+            self.app,
+            log_config=None,
+            log_level="critical",
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=IDLE_S,
         )
         loop = asyncio.get_running_loop()
         self.protocol = Protocol(config, self.state, {}, loop, bounds=bounds, resting=self.resting)
@@ -490,12 +496,27 @@ def test_where_none_rests_the_new_one_is_told_to_come_again() -> None:
     run_virtual(story())
 
 
+def test_a_connection_rests_from_the_end_of_its_last_answer() -> None:
+    async def story() -> None:
+        caller = Connection()
+        for _ in range(3):
+            caller.say(GET)
+            await answered(caller)
+            await asyncio.sleep(IDLE_S - 1)
+            assert not caller.hung_up
+        await asyncio.sleep(2)
+        assert caller.hung_up
+
+    run_virtual(story())
+
+
 def test_line_ends_between_two_requests_do_not_keep_a_connection() -> None:
     async def story() -> None:
         caller = Connection()
         caller.say(GET)
         await answered(caller)
-        for _ in range(int(HEAD_S) + 1):
+        for _ in range(IDLE_S):
+            assert not caller.hung_up
             caller.say(b"\r\n")
             await asyncio.sleep(1)
         assert caller.hung_up

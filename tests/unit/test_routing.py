@@ -103,6 +103,8 @@ class ScriptedPeer:
 class Listener:
     """An asker that only notes that it was answered."""
 
+    reads_heads = True
+
     def __init__(self) -> None:
         self.answered = asyncio.Event()
 

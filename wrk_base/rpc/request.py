@@ -96,6 +96,8 @@ class Request:
     stop: it then ends the request with the error that it is given.
     """
 
+    reads_heads = True
+
     __slots__ = (
         "arrived",
         "assembly",

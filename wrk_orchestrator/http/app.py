@@ -38,6 +38,8 @@ _SANE_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 class App:
     """To be made and run in the service's event loop."""
 
+    paths = frozenset(path.encode() for path in TASKS)
+
     def __init__(self, service: OrchestratorWorker, inference: Inference, openai: OpenAi, gate: Gate) -> None:
         self._service, self._inference, self._openai, self._gate = service, inference, openai, gate
         self._loop = asyncio.get_running_loop()

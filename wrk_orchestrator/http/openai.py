@@ -35,6 +35,7 @@ STREAMED = frozenset(("chat", "completion", "response"))  # the others have noth
 SESSION = b"x-wrk-session"
 PRIORITY = b"x-wrk-priority"
 EXPLAIN = b"x-wrk-explain"
+READ = (SESSION, PRIORITY, EXPLAIN, needs.REQUIRES)
 NO = (b"", b"0", b"false")
 MOST_HEADS = 1024  # packed heads that are kept: there are a few models, and callers make up names
 MOST_SESSION = 256  # characters; `user` may hold anything
@@ -91,7 +92,7 @@ class OpenAi:
             settings.http.stream_keep_alive / 1000,
         )
         self._patience = settings.http.inference_timeout / 1000
-        self._heads: dict[tuple[str, str, str], tuple[contract.InferenceHead, bytes]] = {}
+        self._heads: dict[tuple[str, str], tuple[contract.InferenceHead, bytes]] = {}
 
     def start(self, ask: Ask, direct: Direct) -> None:
         """Route one request, whose answer goes to `direct` when it comes. Raises what refuses it at once."""
@@ -129,14 +130,13 @@ class OpenAi:
         self, sent: Sent, task: str, headers: dict[bytes, bytes]
     ) -> tuple[contract.InferenceHead, bytes]:
         """The head that routing reads, and that the rack gets; the same for most requests of a model."""
-        session, priority = _session(sent, headers), headers.get(PRIORITY, b"default").decode("latin-1")
-        requires, explain = headers.get(needs.REQUIRES), headers.get(EXPLAIN, b"0") not in NO
-        special = session is not None or requires is not None or explain
         assert isinstance(sent.model, str)
-        key = (sent.model, task, priority)
-        known = None if special else self._heads.get(key)
+        plain = sent.user is None and sent.session_id is None and headers.keys().isdisjoint(READ)
+        known = self._heads.get((sent.model, task)) if plain else None
         if known is not None:
             return known
+        session, priority = _session(sent, headers), headers.get(PRIORITY, b"default").decode("latin-1")
+        requires, explain = headers.get(needs.REQUIRES), headers.get(EXPLAIN, b"0") not in NO
         options: dict[str, Any] = {"task": task, "priority": priority}
         if explain:
             options["explain"] = True
@@ -144,12 +144,12 @@ class OpenAi:
             options["sessionId"] = session
         if requires is not None:
             options["requirements"] = contract.as_body(needs.required(requires))
-        plain = {"modelId": sent.model, "options": options}
-        made = contract.parse(contract.InferenceHead, plain), wire.pack_head(plain)
-        if not special:
+        told = {"modelId": sent.model, "options": options}
+        made = contract.parse(contract.InferenceHead, told), wire.pack_head(told)
+        if plain:
             if len(self._heads) >= MOST_HEADS:
                 self._heads.clear()
-            self._heads[key] = made
+            self._heads[sent.model, task] = made
         return made
 
 

@@ -88,6 +88,8 @@ class Answers:
 class Answer:
     """One answer: the router's asker, and the connection's listener. `held` are the bytes of its request."""
 
+    reads_heads = False
+
     __slots__ = (
         "_answers",
         "_begun",

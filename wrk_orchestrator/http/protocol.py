@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from wrk_base import errors
 from wrk_base.config import HttpSettings
 
-from .direct import AtOnce, Direct
+from .direct import AtOnce, Cycle, Direct
 from .errors import HeadTooLarge, headers_of, status_of
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Bounds(NamedTuple):
 DEFAULT = Bounds()
 
 
-class Resting(dict["Protocol", None]):
-    """Connections on which nothing is under way, the one that rests longest first."""
+class Resting(dict["Protocol", float]):
+    """Connections on which nothing is under way, each with since when; the one that rests longest is first."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -69,7 +69,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._bounds = bounds
         self._at_once = at_once
-        self._bodiless: tuple[Direct, RequestResponseCycle] | None = None
+        self._bodiless: tuple[Direct, Cycle | RequestResponseCycle] | None = None
         self._reading = False
         self.directed: Direct | None = None
         self._resting = Resting() if resting is None else resting
@@ -96,13 +96,15 @@ class Protocol(HttpToolsProtocol):
             self._say(errors.Unavailable("there are too many connections", retry_after_ms=1000))
             transport.close()
             return
-        self._resting[self] = None
+        self._resting[self] = self.loop.time()
         self._timer = self.loop.call_later(self._bounds.head_s, self._hang_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._resting.pop(self, None)
         self._stop_timer()
         self._stop_write_timer()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
         directed, self.directed = self.directed, None
         if directed is not None:
@@ -140,8 +142,7 @@ class Protocol(HttpToolsProtocol):
         self._reading = False
         if self._bodiless is not None:
             (direct, cycle), self._bodiless = self._bodiless, None
-            cycle.scope["state"]["direct"] = direct
-            super()._start_asgi_task(cycle, self.app)
+            self._await_body(direct, cycle)
         if self._refused or self.transport.is_closing():
             return
         same = heads == self._heads  # all of `data` is of one and the same message
@@ -149,9 +150,6 @@ class Protocol(HttpToolsProtocol):
             self._check_framing(len(data) if in_body and same else 0)
         elif self._head_open:
             self._check_head(len(data) if in_head and same else 0)
-        elif self in self._resting and self._timer is None and self.timeout_keep_alive_task is None:
-            # Line ends between two requests: they stop the server's timer and begin no head.
-            self._timer = self.loop.call_later(self._bounds.head_s, self._hang_up)
 
     def _check_head(self, more: int) -> None:
         self._head_bytes += more
@@ -192,7 +190,55 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_QUEUED:
             raise self._complain(errors.CapacityExceeded(f"{MAX_QUEUED} requests wait for their turn here"))
         self._body_open, self._body_bytes, self._framing_bytes = True, 0, 0
-        super().on_headers_complete()
+        if self._at_once is not None and self.url in self._at_once.paths and self._is_plain_post():
+            self._expect_body()
+        else:
+            super().on_headers_complete()
+
+    def _is_plain_post(self) -> bool:
+        """Whether there is nothing about it that only the server knows to deal with."""
+        parser = self.parser
+        return (
+            self._reading
+            and (self.cycle is None or self.cycle.response_complete)
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and not self.expect_100_continue
+            and not parser.should_upgrade()
+        )
+
+    def _expect_body(self) -> None:
+        """For `at_once`, if the body is in the same read."""
+        scope = cast(dict[str, Any], self.scope)
+        scope["method"], scope["path"], scope["raw_path"] = "POST", self.url.decode(), self.url
+        scope["query_string"] = b""
+        cycle = Cycle(scope, self.parser.should_keep_alive(), self.on_response_complete)
+        self.cycle = cycle  # type: ignore[assignment]
+        self.directed = Direct(self, cycle)
+        self._bodiless = (self.directed, cycle)
+
+    def _await_body(self, direct: Direct, came: Cycle | RequestResponseCycle) -> None:
+        """It was not: the server's way, through ASGI, bounds how long that may take."""
+        if isinstance(came, Cycle):
+            self.cycle = RequestResponseCycle(
+                scope=self.scope,
+                transport=self.transport,
+                flow=self.flow,
+                logger=self.logger,
+                access_logger=self.access_logger,
+                access_log=self.access_log,
+                default_headers=self.server_state.default_headers,
+                message_event=asyncio.Event(),
+                expect_100_continue=False,
+                keep_alive=came.keep_alive,
+                on_response=self.on_response_complete,
+            )
+            self.cycle.body += came.body
+            self.cycle.disconnected = came.disconnected
+            self.cycle.message_event.set()
+            direct.await_body(self.cycle)
+        self.cycle.scope["state"]["direct"] = direct
+        super()._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -236,9 +282,35 @@ class Protocol(HttpToolsProtocol):
     # --- what goes out
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not (self.pipeline or self._head_open or self._refused or self.transport.is_closing()):
-            self._resting[self] = None
+        """The server's own stops and starts a timer for each request; here one looks when it is time to."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        if not (self._head_open or self._refused):
+            self._resting[self] = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_whether_it_rests(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """A request that comes stops no timer: the connection is not resting when it goes off."""
+
+    def _look_whether_it_rests(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        since = self._resting.get(self)
+        if since is None:
+            return  # the end of what is under way looks again
+        left = since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_whether_it_rests(left)
+        else:
+            super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         super().pause_writing()
