@@ -52,7 +52,7 @@ DEFAULT = Bounds()
 
 
 class Resting(dict["Protocol", float]):
-    """Connections on which nothing is under way, each with since when; the one that rests longest is first."""
+    """Connections on which nothing is under way, and since when; the one that rests longest is first."""
 
 
 class Protocol(HttpToolsProtocol):
