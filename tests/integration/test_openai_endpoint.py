@@ -26,6 +26,9 @@ ODD = b'{"model":"m1", "stream":false,"new_field":{"z":1.10,"a":[1e400]},"messag
 WHOLE = b'{"id":"x",  "object":"chat.completion","choices":[{"index":0,"message":{"content":"hi"}}],"n":1.0}'
 
 
+KINDS = {b"json": wire.JSON, b"events": wire.OCTETS, b"msgpack": wire.MSGPACK}
+
+
 class PassingRack(StagedRack):
     """Says what it is told to: `bytes` go out as they are, and a stream as the test feeds it."""
 
@@ -47,21 +50,21 @@ class PassingRack(StagedRack):
             request.answer(SUCCESS, wire.JSON, self.unary)
 
     async def _items(self) -> AsyncIterator[Any]:
-        kind = wire.JSON if self.unary == b"json" else wire.OCTETS
+        assert isinstance(self.unary, bytes)
         try:
             while (said := await self.feed.get()) is not None:
                 if isinstance(said, errors.WrkError):
                     raise said
                 self.made += 1
-                yield Packed(kind, said)
+                yield Packed(KINDS[self.unary], said)
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled += 1
             raise
         yield Final(None)
 
-    def says(self, *items: bytes | errors.WrkError | None, events: bool = False) -> None:
-        """What comes of the next stream; None is its end."""
-        self.unary = b"events" if events else b"json"
+    def says(self, *items: bytes | errors.WrkError | None, kind: bytes = b"json") -> None:
+        """What comes of the next stream, JSON or whole events or msgpack; None is its end."""
+        self.unary = kind
         for item in items:
             self.feed.put_nowait(item)
 
@@ -247,7 +250,7 @@ def test_events_that_a_rack_has_whole_pass_as_they_are(tmp_path: Path) -> None:
                 b'event: response.created\ndata: {"a":1}\n\n',
                 b"event: response.completed\ndata: {}\n\n",
             )
-            rack_in(h).says(*events, None, events=True)
+            rack_in(h).says(*events, None, kind=b"events")
             answer = await h.http.post("/v1/responses", content=STREAM)
             assert answer.content == b"".join(events)
 
@@ -306,6 +309,19 @@ def test_a_stream_that_breaks_ends_in_an_event_that_says_so(tmp_path: Path) -> N
             error = msgspec.json.decode(broken.removeprefix("data: "))["error"]
             assert (error["type"], error["code"]) == ("server_error", "internal")
             assert "fell over" in error["message"]
+            await empty(h)
+
+    run(story())
+
+
+def test_items_in_msgpack_are_told_in_json_and_what_is_no_item_breaks_the_stream(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house(tmp_path, PassingRack) as h:
+            rack_in(h).says(b"\x81\xa1n\x01", b"\xc1", kind=b"msgpack")
+            one, broken, _ = (await h.http.post(CHAT, content=STREAM)).text.split("\n\n")
+            assert one == 'data: {"n":1}'
+            assert "cannot be put into JSON" in broken
+            await eventually(lambda: h.rack.cancelled == 1)
             await empty(h)
 
     run(story())

@@ -148,7 +148,12 @@ class Answer:
         window.received(window.received_items, sum(sizes), len(sizes))
         if not self._begun:
             payloads = (chunk_of(payloads[0]), *payloads[1:])
-        self._write(_events(content_type, payloads))
+        try:
+            events = _events(content_type, payloads)
+        except errors.WrkError as error:
+            self.cut(error)
+            return
+        self._write(events)
         self._unread += sizes
         if not self._direct.blocked:
             self.room()
@@ -156,9 +161,8 @@ class Answer:
     def end_stream(self, head: bytes | None, content_type: int, payload: wire.Payload) -> None:
         if self._over:
             return
-        if (
-            not self._begun and content_type == wire.JSON and payload != b"null"
-        ):  # whole, and too long for an item
+        if not self._begun and content_type == wire.JSON and payload != b"null":
+            # A whole answer, which was too long for an item.
             self._write(_events(content_type, (chunk_of(bytes(payload)),)))
         self._end_stream()
 
