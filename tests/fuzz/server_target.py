@@ -16,11 +16,11 @@ from typing import Any
 from tests.fakes.rpc import ANY_PORT, EPOCH, House, Stranger, ask
 from tests.fuzz import steps as codec
 from tests.fuzz.steps import Step
-from tests.fuzz.story import beside, envelopes_of, faults, pause, settled, tell
+from tests.fuzz.story import beside, envelopes_of, pause, settled, tell
 from wrk_base.rpc import wire
 from wrk_base.rpc.body import Budget
 from wrk_base.rpc.client import Peer
-from wrk_base.rpc.identity import Identity
+from wrk_base.rpc.identity import BadGreeting, Identity, read_greeting
 from wrk_base.rpc.request import Final, Request
 from wrk_base.rpc.runner import RunLimits
 from wrk_base.rpc.server import DOUBT_CHECKS, Server, ServerLimits
@@ -68,16 +68,32 @@ class _Guest:
             return 0
         if not self.greeted and len(message) > wire.MAX_GREETING:
             return 0  # thrown away unread, unless it has greeted by now after all
+        if step.chunk is None:
+            return self._note_all(message)
         envelopes = tuple(envelopes_of(message))
-        if step.chunk is None or wire.is_chunk_alone(envelopes):  # else nothing of it is taken
-            for envelope in envelopes:
+        if wire.is_chunk_alone(envelopes):  # else nothing of it is taken
+            self._note(envelopes[0])
+        return 0
+
+    def _note_all(self, message: bytes) -> int:
+        """Returns how many faults are read of it."""
+        faults = 0
+        try:
+            _, envelopes = wire.decode(message)
+        except wire.BadMessage:
+            return 1
+        for envelope in envelopes:
+            if not wire.well_formed(envelope):
+                faults += 1
+            elif _is_the_last(envelope):
+                self.said_bye = True
+                break
+            else:
                 self._note(envelope)
-        return faults(message) if step.chunk is None else 0
+        return faults
 
     def _note(self, envelope: wire.Envelope) -> None:
-        if envelope[0] == wire.BYE:
-            self.said_bye = True
-        elif envelope[0] == wire.REQUEST and envelope[3] != EPOCH:
+        if envelope[0] == wire.REQUEST and envelope[3] != EPOCH:
             self.due[envelope[2]] += 1
         elif envelope[0] == wire.REQUEST and envelope[2] > self._last_id:
             self._last_id = envelope[2]
@@ -94,6 +110,17 @@ class _Guest:
             elif envelope[0] == wire.END:
                 assert envelope[3] == items[envelope[2]]
         return Counter(envelope[2] for envelope in self.link.heard if envelope[0] in TERMINAL)
+
+
+def _is_the_last(envelope: wire.Envelope) -> bool:
+    """Whether nothing more is read of who says this: a goodbye, or a greeting that a member may not say."""
+    if envelope[0] != wire.HELLO:
+        return bool(envelope[0] == wire.BYE)
+    try:
+        read_greeting(envelope[3])
+    except BadGreeting:
+        return True
+    return False
 
 
 class _Story:
