@@ -57,10 +57,7 @@ class ChunkStream:
         self.finished = False
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        for event in _events(self._splitter, piece):
-            data = _checked(event)
-            if data is None:
-                continue
+        for _, data in _with_data(self._splitter, piece):
             if data == DONE:
                 self.finished = True
                 return
@@ -85,10 +82,7 @@ class ResponseStream:
         self.finished = False
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        for event in _events(self._splitter, piece):
-            data = _checked(event)
-            if data is None:
-                continue
+        for event, data in _with_data(self._splitter, piece):
             if data == DONE:
                 self.finished = True
                 return
@@ -100,6 +94,14 @@ class ResponseStream:
             raise BadStream("its stream ended before the response was complete")
         if self._splitter.rest:
             raise BadStream("its stream ended in the middle of an event")
+
+
+def _with_data(splitter: SseSplitter, piece: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Events that carry data, each with what it is."""
+    for event in _events(splitter, piece):
+        data = _checked(event)
+        if data is not None:
+            yield event, data
 
 
 class _Typed(msgspec.Struct):

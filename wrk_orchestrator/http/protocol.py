@@ -262,8 +262,7 @@ class Protocol(HttpToolsProtocol):
         elif self._reading and not cycle.waiting_for_100_continue:
             self._bodiless = (direct, cycle)  # the rest may be in the same read
         else:
-            cycle.scope["state"]["direct"] = direct
-            super()._start_asgi_task(cycle, app)
+            self._await_body(direct, cycle)
 
     def _serve_at_once(self, direct: Direct) -> None:
         assert self._at_once is not None
