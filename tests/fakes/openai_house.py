@@ -22,7 +22,7 @@ from racks.openai import OpenAIRack
 from racks.openai_settings import OpenAISettings
 from tests.fakes.aio import eventually
 from tests.fakes.network import FakeNetwork
-from tests.fakes.rpc import RecordedLog
+from tests.fakes.rpc import RecordedLog, caller_on
 from tests.fakes.upstream import FakeUpstream
 from wrk_base import errors
 from wrk_base.config import Settings
@@ -179,14 +179,7 @@ async def house(
     wanted = facts.pop("wanted", [])
     async with upstream or FakeUpstream(models) as server:
         rack = make_rack(network, facts.pop("url", server.url), log=log, models=wanted, **facts)
-        peers = Peers(
-            network=network,
-            identity=Identity("caller", epoch=1, role="client"),
-            rng=Random(0),
-            limits=PeerLimits(),
-            max_peers=8,
-            linger=60.0,
-        )
+        peers = caller_on(network)
         await rack.start()
         try:
             yield OpenAIHouse(rack, server, peers, log)

@@ -19,12 +19,25 @@ from wrk_base.rpc.client import Peer, PeerEvents
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.link import Network
+from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.runner import RunLimits
 from wrk_base.rpc.server import Server, ServerLimits
 
 ANY_PORT = "tcp://127.0.0.1:0"
 EPOCH = 7
 CLIENT = Identity("client-1", epoch=1, role="client")
+
+
+def caller_on(network: Network) -> Peers:
+    """A client's links on this network."""
+    return Peers(
+        network=network,
+        identity=Identity("caller", epoch=1, role="client"),
+        rng=Random(0),
+        limits=PeerLimits(),
+        max_peers=8,
+        linger=60.0,
+    )
 
 
 class RecordedLog:

@@ -18,10 +18,10 @@ import structlog
 
 from racks.sim import SimRack, SimSettings
 from tests.fakes.network import FakeNetwork
+from tests.fakes.rpc import caller_on
 from wrk_base.config import Settings
 from wrk_base.discovery import combine
 from wrk_base.rpc.identity import Identity
-from wrk_base.rpc.line import PeerLimits
 from wrk_base.rpc.peers import Peers
 from wrk_base.rpc.streams import Stream
 from wrk_base.settings_loader import load
@@ -100,14 +100,7 @@ def make_rack(network: FakeNetwork, name: str, flags: dict[str, str]) -> MortalR
 async def serving(name: str = "r1", **flags: str) -> AsyncIterator[Caller]:
     network = FakeNetwork()
     rack = make_rack(network, name, flags)
-    peers = Peers(
-        network=network,
-        identity=Identity("caller", epoch=1, role="client"),
-        rng=Random(0),
-        limits=PeerLimits(),
-        max_peers=8,
-        linger=60.0,
-    )
+    peers = caller_on(network)
     await rack.start()
     try:
         yield Caller(rack, peers)

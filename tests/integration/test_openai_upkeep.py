@@ -15,14 +15,13 @@ from tests.fakes.aio import LoopName, eventually, run
 from tests.fakes.certificates import certificate_for
 from tests.fakes.network import FakeNetwork
 from tests.fakes.openai_house import HELLO, HELLO_STREAM, OpenAIHouse, house, make_rack
+from tests.fakes.rpc import caller_on
 from tests.fakes.upstream import FakeUpstream, Visitor
 from wrk_base import contract, errors
 from wrk_base.config import Settings
 from wrk_base.discovery import combine
 from wrk_base.discovery.static import StaticDiscovery
 from wrk_base.rpc.identity import Identity
-from wrk_base.rpc.line import PeerLimits
-from wrk_base.rpc.peers import Peers
 from wrk_base.worker import WorkerContext
 from wrk_orchestrator.orchestrator import OrchestratorWorker
 
@@ -244,14 +243,7 @@ def test_an_orchestrator_routes_around_an_outage_and_back_within_five_seconds(tm
         rack = make_rack(network, upstream.url)
         rack.context.discovery = combine(StaticDiscovery([orchestrator.endpoint]), log=log)
         await rack.start()
-        caller = Peers(
-            network=network,
-            identity=Identity("caller", epoch=1, role="client"),
-            rng=Random(0),
-            limits=PeerLimits(),
-            max_peers=8,
-            linger=60.0,
-        )
+        caller = caller_on(network)
 
         def shown() -> dict[str, Any]:
             (worker,) = orchestrator.list_workers({})["workers"] or ({"state": "", "cause": ""},)
