@@ -37,6 +37,7 @@ SMALL_WINDOW = 4096
 TURN_S = 0.005
 NICE = 10  # they stand for other machines, and take no processor from this one's
 ENDED = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+BEGUN = "begun\n"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -169,10 +170,12 @@ class Attack:
 
 @contextmanager
 def attacking(plan: Plan) -> Iterator[Attack]:
-    """Begins at once; whatever happens, its process ends with the block."""
+    """Has begun when the block does; whatever happens, its process ends with the block."""
     command = [sys.executable, "-m", __name__, msgspec.json.encode(plan).decode()]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == BEGUN
         yield Attack(process)
     finally:
         process.kill()
@@ -189,5 +192,6 @@ if __name__ == "__main__":
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.nice(NICE)
     crowd = Crowd(msgspec.json.decode(sys.argv[1], type=Plan))
+    print(end=BEGUN, flush=True)
     crowd.run(_until_end_of_input())
     print(msgspec.json.encode(crowd.figures).decode())

@@ -64,24 +64,25 @@ def test_a_file_of_another_user_is_not_believed(path: Path) -> None:
         load_or_make(path)
 
 
-def damaged_pairs() -> list[bytes]:
+def damaged_pairs() -> dict[str, bytes]:
     one, other = ephemeral(), ephemeral()
-    return [
-        b"",
-        b"\n",
-        one.public_z85,
-        one.public_z85 + b" " + other.secret_z85,
-        one.secret_z85 + b" " + one.public_z85,
-        one.public_z85 + b" " + one.secret_z85[:-1],
-        one.public_z85 + b" " + one.secret_z85 + b" more",
-        b"\xff" * 40 + b" " + b"\xff" * 40,
-        b"#" * 40 + b" " + b"#" * 40,
-        bytes(200),
-    ]
+    return {
+        "empty": b"",
+        "one line end": b"\n",
+        "no secret": one.public_z85,
+        "two halves of different keys": one.public_z85 + b" " + other.secret_z85,
+        "the secret first": one.secret_z85 + b" " + one.public_z85,
+        "cut short": one.public_z85 + b" " + one.secret_z85[:-1],
+        "something behind it": one.public_z85 + b" " + one.secret_z85 + b" more",
+        "no text": b"\xff" * 40 + b" " + b"\xff" * 40,
+        "no key": b"#" * 40 + b" " + b"#" * 40,
+        "zeros": bytes(200),
+    }
 
 
-@pytest.mark.parametrize("content", damaged_pairs())
-def test_a_damaged_file_stops_the_start_and_is_not_overwritten(content: bytes, path: Path) -> None:
+@pytest.mark.parametrize("kind", damaged_pairs())
+def test_a_damaged_file_stops_the_start_and_is_not_overwritten(kind: str, path: Path) -> None:
+    content = damaged_pairs()[kind]
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(
