@@ -125,7 +125,7 @@ class OpenAIRack(Rack):
 
     # --- one request
 
-    async def serve(self, request: Request, head: contract.InferenceHead) -> None:
+    async def serve(self, request: Request, head: contract.RackHead) -> None:
         task, streamed = head.options.task, request.wants_stream
         if task == "raw" and not streamed:
             await super().serve(request, head)

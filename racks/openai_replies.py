@@ -26,6 +26,11 @@ def make_id(kind: Literal["chatcmpl", "cmpl", "rerank"], bits: int) -> str:
     return f"{kind}-{bits:0{ID_BITS // 4}x}"
 
 
+def bits_of(made: str) -> int:
+    """What an id was made of, whatever its kind; raises ValueError for what is none."""
+    return int(made[-ID_BITS // 4 :], 16)
+
+
 def usage(prompt_tokens: int, completion_tokens: int = 0) -> Map:
     """Of an answer that was generated. Of vectors and rankings it is `input_usage`."""
     return {

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Literal
@@ -32,7 +32,8 @@ from wrk_base.worker import WorkerContext
 from . import sim_openai, sim_vectors
 from .openai_replies import ID_BITS
 from .prefix_cache import PrefixCache
-from .sim_request import Asked, Given, read_raw
+from .resuming import Begun, begun_as, behind
+from .sim_request import Asked, Given, Reply, read_raw
 from .sim_script import HOUR, MAX_WORDS, Script, Seed
 from .sim_shelf import Shelf
 
@@ -76,6 +77,7 @@ class SimSettings(Section, frozen=True):
     load_time: Annotated[float, ms(0, HOUR, "How long it pretends to load its models.")] = 0
     cold: Annotated[contract.Models, says("Models that it loads when told to.")] = field(default_factory=list)
     model_load_time: Annotated[float, ms(0, HOUR, "How long it pretends to load one of these.")] = 0
+    resumable: Annotated[bool, says("Whether it goes on with streams that another one began.")] = True
     max_loaded: Annotated[int, count(0, contract.MAX_MODELS, "Models it keeps loaded; 0: all.")] = 0
 
 
@@ -104,6 +106,7 @@ class SimRack(Rack):
             weight=o.weight,
             cold=list(self.shelf.cold),
             facts=self._facts,
+            resumable=o.resumable,
         )
 
     async def open(self) -> None:
@@ -121,9 +124,12 @@ class SimRack(Rack):
             self.offer_changed()
 
     async def infer(
-        self, model_id: str, input_data: Any, options: contract.Options
+        self, model_id: str, input_data: Any, options: contract.RackOptions
     ) -> AsyncIterator[dict[str, Any] | Packed | Final]:
-        """Streams word by word, raw as `{index, text}`; the final value is the whole answer."""
+        """Streams word by word, raw as `{index, text}`; the final value is the whole answer.
+
+        What another one began it goes on with under the same id, without pauses for what was said.
+        """
         asked = read(options.task, input_data)
         self.shelf.use(model_id)
         self.requests += 1
@@ -136,25 +142,20 @@ class SimRack(Rack):
             await asyncio.Event().wait()  # until the deadline, or the caller, ends it
         if fate.outcome == "failure":
             raise errors.Internal(f"simulated failure: {fate.reason}")
-        reply = asked.reply(self._given(model_id, asked.sim, cached))
-        for item in reply.opening:
-            yield packed(item)
+        had = options.resume_from
+        reply = asked.reply(self._given(model_id, asked.sim, cached, begun_as(had)))
         interval = self.options.interval if asked.sim.interval is None else asked.sim.interval
-        for number, item in enumerate(reply.pieces):
-            if interval and number:
-                await asyncio.sleep(interval / 1000)
-            yield packed(item)
-        for item in reply.closing:
-            yield packed(item)
-        yield Final(reply.whole)
+        async for item in behind(had, said(reply, interval / 1000, len(had))):
+            yield item
 
-    def _given(self, model_id: str, script: Script, cached: int) -> Given:
+    def _given(self, model_id: str, script: Script, cached: int, begun: Begun | None) -> Given:
         o = self.options
+        created, bits = begun or (clock.wall_ms() // 1000, self.context.rng.getrandbits(ID_BITS))
         return Given(
             model=model_id,
             worker=self.identity.worker_id,
-            created=clock.wall_ms() // 1000,
-            bits=self.context.rng.getrandbits(ID_BITS),
+            created=created,
+            bits=bits,
             seed=o.seed if script.seed is None else script.seed,
             words=o.words if script.words is None else script.words,
             dimensions=o.dimensions,
@@ -209,6 +210,18 @@ def read(task: str, input_data: Any) -> Asked:
 def prefill_seconds(characters: int, settings: SimSettings) -> float:
     """How long it takes to read so much of a prompt."""
     return characters / 1000 * settings.prefill_time / 1000
+
+
+async def said(reply: Reply, pause: float, had: int) -> AsyncGenerator[Any]:
+    """All of an answer, with a pause of so many seconds before each piece that its caller has not got."""
+    number = 0
+    for items, pauses in ((reply.opening, 0.0), (reply.pieces, pause), (reply.closing, 0.0)):
+        for place, item in enumerate(items):
+            if pauses and place and number >= had:
+                await asyncio.sleep(pauses)
+            yield packed(item)
+            number += 1
+    yield Final(reply.whole)
 
 
 def packed(item: Any) -> Any:

@@ -272,6 +272,17 @@ class RoutingSettings(Section, frozen=True):
     retry_budget_min: Annotated[int, count(0, 100_000,
         "Retries per second that are always allowed, so that quiet services can retry at all. Lower is "
         "stricter; higher adds load exactly when workers fail.")] = 3
+    hedge_share: Annotated[float, share(
+        "Requests that may be sent to a second worker too, when the first has given nothing for longer than "
+        "95 % of the model's requests take, as a share of all; 0: never. Lower saves work; higher hides "
+        "more slow workers.")] = 0.05
+    resume_bytes: Annotated[int, size(0, 393_216,
+        "What is kept of each stream that could go on at another rack, in bytes; a longer one can not any "
+        "more. 0 keeps nothing. Lower saves memory; higher moves longer answers. It travels in one message.")
+    ] = 262_144
+    resume_total: Annotated[int, size(0, 2**40,
+        "The same for all streams together. Lower saves memory; higher keeps more streams movable.")
+    ] = 67_108_864
     stream_idle_timeout: Annotated[int, ms(1, DAY,
         "Silence of a stream, whose reader wants more, after which it ends in an error. Shorter notices a "
         "hung model sooner; longer forgives one that thinks between tokens.")] = 60_000

@@ -53,13 +53,15 @@ Facts = Annotated[dict[Name, ModelFacts], msgspec.Meta(max_length=MAX_MODELS)]
 
 
 class Capabilities(Shape, frozen=True):
-    """`models` can be asked for now; `cold` ones could be, once `loadModel` has made them ready."""
+    """`models` can be asked for now; `cold` ones could be, once `loadModel` has made them ready. Who is
+    `resumable` can go on with a stream that another worker of its type began."""
 
     models: Models = []
     tags: Tags = []
     capacity: Capacity = Capacity()
     cold: Models = []
     facts: Facts = {}
+    resumable: bool = False
 
 
 class Registration(Shape, frozen=True):
@@ -98,12 +100,14 @@ class ModelRef(Shape, frozen=True):
 
 class Requirements(Shape, frozen=True):
     """What a worker must have: every capability, of its own or of its model's, every label, at least this
-    capacity, and for its model a context of at least so many tokens, which it has to tell."""
+    capacity, and for its model a context of at least so many tokens, which it has to tell. With `resumes` it
+    has to be of this type, and able to go on with streams that others of the type began."""
 
     capabilities: Tags = []
     min_capacity: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONCURRENT)] = 0
     labels: Labels = {}
     min_context: Tokens = 0
+    resumes: Text = ""
 
 
 class FindWorker(Shape, frozen=True):
@@ -134,6 +138,29 @@ class InferenceHead(Shape, frozen=True):
     model_id: Name
     options: Options = Options()
     simulate: bool = False
+
+
+class Progress(Shape, frozen=True):
+    """How far a stream has come that is to go on: the items that its caller has, packed as they were sent,
+    and how many more, in number and bytes, the caller has room for."""
+
+    content_type: int
+    items: list[bytes]
+    granted_items: Annotated[int, msgspec.Meta(ge=0)]
+    granted_bytes: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class RackOptions(Options, frozen=True):
+    """What a rack gets besides: `resume_from` are the items that the caller of this stream has already, from
+    another rack of the same type; empty: it has none. On the way it is a `Progress`."""
+
+    resume_from: Any = ()
+
+
+class RackHead(InferenceHead, frozen=True):
+    """The head of `runInference`."""
+
+    options: RackOptions = RackOptions()
 
 
 class RackInfo(Shape, frozen=True):
@@ -179,7 +206,8 @@ class WorkerFilter(Shape, frozen=True):
 
 
 class Description(Shape, frozen=True):
-    """What a worker says of itself: an author's `describe()` returns it, `getInfo` carries it."""
+    """What a worker says of itself: an author's `describe()` returns it, `getInfo` carries it. `resumable`
+    says that its `infer` heeds `options.resume_from`: what it then yields goes on behind these items."""
 
     models: Models = []
     tags: Tags = []
@@ -188,6 +216,7 @@ class Description(Shape, frozen=True):
     weight: Weight | None = None
     cold: Models = []
     facts: Facts = {}
+    resumable: bool = False
 
 
 class Info(Shape, frozen=True):
@@ -203,9 +232,11 @@ class Info(Shape, frozen=True):
     address: Text = ""
     cold: Models = []
     facts: Facts = {}
+    resumable: bool = False
 
 
 _inference_head = msgspec.msgpack.Decoder(InferenceHead)
+_rack_head = msgspec.msgpack.Decoder(RackHead)
 _raw_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _EMPTY = b"\x80"  # an empty map
 
@@ -236,10 +267,27 @@ def read_head(head: bytes | None) -> InferenceHead:
         raise as_bad_request(error, "request") from None
 
 
+def read_rack_head(head: bytes | None) -> RackHead:
+    """The same as a rack reads it."""
+    try:
+        return _rack_head.decode(head or _EMPTY)
+    except (ValueError, RecursionError) as error:
+        raise as_bad_request(error, "request") from None
+
+
 def with_model(head: bytes | None, model_id: str) -> bytes:
     """A head that `read_head` took, for another model; all the rest of it stays as it was packed."""
     fields = _raw_fields.decode(head or _EMPTY)
     fields["modelId"] = msgspec.Raw(msgspec.msgpack.encode(model_id))
+    return msgspec.msgpack.encode(fields)
+
+
+def with_progress(head: bytes | None, progress: Progress) -> bytes:
+    """A head that `read_head` took, for the worker that goes on with a stream."""
+    fields = _raw_fields.decode(head or _EMPTY)
+    options = _raw_fields.decode(fields.get("options", _EMPTY))
+    options["resumeFrom"] = msgspec.Raw(msgspec.msgpack.encode(progress))
+    fields["options"] = msgspec.Raw(msgspec.msgpack.encode(options))
     return msgspec.msgpack.encode(fields)
 
 

@@ -17,6 +17,7 @@ from .discovery import Found
 from .enrolment import Enrolment
 from .rpc import wire
 from .rpc.request import Request
+from .taking_up import taken_up
 from .worker import Worker, WorkerContext
 
 UNREGISTER_SECONDS = 0.5
@@ -57,7 +58,7 @@ class Rack(Worker):
 
     @abstractmethod
     def infer(
-        self, model_id: str, input_data: Any, options: contract.Options
+        self, model_id: str, input_data: Any, options: contract.RackOptions
     ) -> Awaitable[Any] | AsyncIterator[Any]:
         """The answer to one request: anything that msgpack and JSON can carry.
 
@@ -67,9 +68,14 @@ class Rack(Worker):
         `options.task` says what is wanted: `raw` is anything that rack and caller agree on; `chat`,
         `completion`, `embedding`, `rerank` and `response` bring the body of OpenAI's endpoint, and want its
         object, or its chunks as items. `racks/openai_replies.py` makes them.
+
+        A rack that says `resumable` may be asked to go on with a stream that another rack of its type began:
+        `contract.RackOptions.resume_from` are the items that its caller has. It yields what comes after
+        them, and the same `Final` as if it had yielded all; `racks/resuming.py` does that for answers that
+        come out the same each time.
         """
 
-    async def serve(self, request: Request, head: contract.InferenceHead) -> None:
+    async def serve(self, request: Request, head: contract.RackHead) -> None:
         """Answer one request that was let in. A rack that passes bytes on as they came overrides this."""
         asked = request.data()
         self._log_body("rack.asked", head.model_id, asked)
@@ -104,10 +110,12 @@ class Rack(Worker):
     # --- methods of a rack
 
     async def _run_inference(self, request: Request) -> None:
-        head = contract.read_head(request.head)
+        head = contract.read_rack_head(request.head)
         offer = self.describe()
         if head.model_id not in offer.models:
             raise self.absent(head.model_id, offer)
+        if head.options.resume_from:
+            head = taken_up(request, head, offer)
         if self.running >= offer.max_concurrent:
             raise errors.CapacityExceeded(
                 f"{self.identity.worker_id} runs {self.running} of {offer.max_concurrent} requests",
@@ -193,6 +201,7 @@ class Rack(Worker):
                 capacity=contract.Capacity(offer.max_concurrent),
                 cold=offer.cold,
                 facts=offer.facts,
+                resumable=offer.resumable,
             ),
             labels=offer.labels,
             weight=offer.weight,

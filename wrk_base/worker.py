@@ -357,6 +357,7 @@ class Worker:
             "models": offer["models"],
             "cold": offer["cold"],
             "facts": offer["facts"],
+            "resumable": offer["resumable"],
             "tags": offer["tags"],
             "labels": offer["labels"],
             "weight": offer["weight"],

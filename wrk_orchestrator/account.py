@@ -32,9 +32,9 @@ class Account:
         }
         self._hops.append(hop)
 
-    def ended(self, outcome: str, now: float) -> None:
-        """Of the last hop: "ok", or the name of an error."""
-        hop = self._hops[-1]
+    def ended(self, worker_id: str, outcome: str, now: float) -> None:
+        """Of the last hop there: "ok", the name of an error, or "left" where the route went on without it."""
+        hop = next(hop for hop in reversed(self._hops) if hop["workerId"] == worker_id)
         hop["tookMs"], hop["outcome"] = round(self._ms(now) - hop["atMs"], 3), outcome
 
     def told(self, waited: float) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class FactIndex:
         self._tagged: dict[str, int] = {}
         self._labelled: dict[tuple[str, str], int] = {}
         self._sized: dict[int, int] = {}
+        self._resuming: dict[str, int] = {}  # type -> who can go on with its streams
         self._told: dict[str, dict[Kind, int]] = {}  # model -> what is told of it, by whom
 
     def enter(self, worker: WorkerRecord) -> None:
@@ -53,6 +54,7 @@ class FactIndex:
         _set(self._tagged, worker.tags, bit)
         _set(self._labelled, worker.labels.items(), bit)
         _set(self._sized, (worker.max_concurrent,), bit)
+        _set(self._resuming, _resumes(worker), bit)
         for model, kind in _kinds(worker):
             _set(self._told.setdefault(model, {}), (kind,), bit)
 
@@ -64,6 +66,7 @@ class FactIndex:
         _clear(self._tagged, worker.tags, bit)
         _clear(self._labelled, worker.labels.items(), bit)
         _clear(self._sized, (worker.max_concurrent,), bit)
+        _clear(self._resuming, _resumes(worker), bit)
         for model, kind in dict(_kinds(worker)).items():
             _clear(self._told[model], (kind,), bit)
             if not self._told[model]:
@@ -94,6 +97,8 @@ class FactIndex:
             found &= self._labelled.get(label, 0)
         if want.min_capacity > 1:  # nobody takes less than one
             found &= _union(bits for size, bits in self._sized.items() if size >= want.min_capacity)
+        if want.resumes:
+            found &= self._resuming.get(want.resumes, 0)
         if not (want.tags or want.min_context):
             return found
         told = self._told.get(want.model, NOTHING_TOLD)
@@ -111,6 +116,10 @@ def _kinds(worker: WorkerRecord) -> Iterator[tuple[str, Kind]]:
     for model in worker.models if facts else ():
         if model in facts:
             yield model, Kind(frozenset(facts[model].capabilities), facts[model].context_length)
+
+
+def _resumes(worker: WorkerRecord) -> tuple[str, ...]:
+    return (worker.type,) if worker.resumable else ()
 
 
 def _union(numbers: Iterable[int]) -> int:

@@ -109,6 +109,7 @@ class Fleet:
         on_room: Callable[[str], None],
         on_offers: Callable[[Iterable[str]], None],
         on_left: Callable[[WorkerRecord], None],
+        on_silent: Callable[[str], None],
         probe_timeout: float,
         max_links: int,
         owners: Owners,
@@ -119,6 +120,8 @@ class Fleet:
         self.registry, self.balancer, self.health = registry, balancer, health
         self._peers, self._network, self._spawn = peers, network, spawn
         self._on_room, self._on_offers, self._on_left = on_room, on_offers, on_left
+        self._on_silent = on_silent
+        self._silent: dict[str, None] = {}
         self._probe_timeout, self._max_links, self._log = probe_timeout, max_links, log
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, RackLink] = {}
@@ -157,6 +160,7 @@ class Fleet:
             max_concurrent=offer.capabilities.capacity.max_concurrent,
             cold=tuple(dict.fromkeys(offer.capabilities.cold)),
             facts=dict(offer.capabilities.facts),
+            resumable=offer.capabilities.resumable,
             weight=offer.weight,
             name=by.name if by is not None else "",
             type=offer.type,
@@ -244,6 +248,7 @@ class Fleet:
             elif isinstance(change, Left):
                 self._log.info("worker.left", worker=worker.worker_id, reason=change.reason)
                 self.health.remove(worker.worker_id)
+                self._silent.pop(worker.worker_id, None)
                 self._disconnect(worker.worker_id)
                 self._on_left(worker)
         for change in changes:
@@ -423,6 +428,7 @@ class Fleet:
             max_concurrent=offer.capacity.max_concurrent,
             cold=tuple(dict.fromkeys(offer.cold)),
             facts=dict(offer.facts),
+            resumable=offer.resumable,
             weight=offer.weight,
             name=offer.name,
             type=offer.type,
@@ -444,6 +450,8 @@ class Fleet:
         """A quarter-second's look at clocks: silence, quarantines, probes, leases."""
         now = self._loop.time()
         self._act(self.health.tick(now, loop_lag))
+        for worker_id in tuple(self._silent):  # what could not leave it yet may find room elsewhere by now
+            self._on_silent(worker_id)
         for link in self._link_of.values():
             if link.peer is not None and link.peer.ready:
                 self.registry.renew(link.worker_id, now)
@@ -480,6 +488,7 @@ class Fleet:
                     new=change.new,
                     cause=change.cause,
                 )
+                self._note_silence(change)
                 if change.new is State.SUSPECT and link is not None:
                     self._spawn(self._knock(change.worker_id, link.endpoint), "knock")
             elif isinstance(change, ProbeNow):
@@ -490,6 +499,12 @@ class Fleet:
                 link.peer.drop("no sign of life")
             elif isinstance(change, Redial):
                 link.peer.dial()
+
+    def _note_silence(self, change: Transition) -> None:
+        if change.new in (State.SUSPECT, State.STALLED):
+            self._silent[change.worker_id] = None
+        else:
+            self._silent.pop(change.worker_id, None)
 
     def _set_limit(self, worker_id: str, limit: int) -> None:
         self.balancer.set_limit(worker_id, limit)
@@ -547,6 +562,7 @@ class Fleet:
                 "tags": sorted(record.tags),
                 "capacity": {"maxConcurrent": record.max_concurrent},
                 "facts": {model: contract.as_body(facts) for model, facts in record.facts.items()},
+                "resumable": record.resumable,
             },
             "labels": record.labels,
             "weight": record.weight,

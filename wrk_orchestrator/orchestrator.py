@@ -31,10 +31,12 @@ from .members import Members
 from .model_loader import ModelLoader
 from .model_names import ModelNames
 from .owners import Owners
+from .question import Question
 from .records import WorkerRecord
-from .routing import Question, Router, simulated
+from .routing import Router
 from .service_registry import ServiceRegistry
 from .strategies import Tuning
+from .telling import simulated
 
 TICK_SECONDS = 0.25
 REGISTRATION = "registration"
@@ -86,6 +88,7 @@ class OrchestratorWorker(Worker):
             on_room=self.admission.wake,
             on_offers=self.admission.review,
             on_left=self._forget,
+            on_silent=lambda worker_id: self.router.leave(worker_id),
             probe_timeout=settings.health.probe_timeout / 1000,
             max_links=settings.rpc.max_peers,
             owners=self.owners,
@@ -102,6 +105,9 @@ class OrchestratorWorker(Worker):
             budget_share=settings.routing.retry_budget_share,
             budget_floor=settings.routing.retry_budget_min,
             stream_idle=settings.routing.stream_idle_timeout / 1000,
+            hedge_share=settings.routing.hedge_share,
+            resume_bytes=settings.routing.resume_bytes,
+            resume_total=settings.routing.resume_total,
             names=self.names,
         )
         self._store: Store | None = None
@@ -148,6 +154,7 @@ class OrchestratorWorker(Worker):
         self._cancel_timer("tick")
 
     async def close(self) -> None:
+        self.router.close()
         if self._store is not None:
             self._store.close()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_POOLS = 1024  # callers choose their filters freely; beyond this, the rarest are searched for anew
 MAX_SEATS = 400_000  # candidates over all pools, about 250 bytes each: 40 filters that fit all of 10,000
 
-Key: TypeAlias = str | tuple[str, frozenset[str], frozenset[tuple[str, str]], int, int]
+Key: TypeAlias = str | tuple[str, frozenset[str], frozenset[tuple[str, str]], int, int, str]
 """A model alone, so that a request without requirements needs one look-up; or a whole want."""
 
 
@@ -202,7 +202,7 @@ def key_of(model: str, requirements: Requirements | None) -> Key:
     if requirements is None:
         return model
     tags, labels, context = requirements.capabilities, requirements.labels, requirements.min_context
-    capacity = requirements.min_capacity
-    if not (tags or labels or context or capacity > 1):  # everybody takes one
+    capacity, resumes = requirements.min_capacity, requirements.resumes
+    if not (tags or labels or context or capacity > 1 or resumes):  # everybody takes one
         return model
-    return (model, frozenset(tags), frozenset(labels.items()), capacity, context)
+    return (model, frozenset(tags), frozenset(labels.items()), capacity, context, resumes)

@@ -19,7 +19,8 @@ class WorkerRecord:
     dial-back has shown who answers there. `weight` is None unless set by hand. `source` is "mdns",
     "local", "static", "rpc" or "http"; `manual` marks the operator's own registrations.
     `registered_at` is Unix milliseconds. `models` can be asked for now, `cold` ones once they are loaded;
-    `facts` tell what one of them can do beyond the worker's tags.
+    `facts` tell what one of them can do beyond the worker's tags. Who is `resumable` can go on with a stream
+    that another worker of its type began.
     """
 
     worker_id: str
@@ -39,6 +40,7 @@ class WorkerRecord:
     public_key: str = ""
     cold: tuple[str, ...] = ()
     facts: dict[str, ModelFacts] = field(default_factory=dict)
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ UNTOLD = ModelFacts()
 class Want(NamedTuple):
     """What a request asks for, normalised: equal wants are equal keys.
 
-    `tags` are capabilities, of the worker or of its model; `min_context` is in tokens.
+    `tags` are capabilities, of the worker or of its model; `min_context` is in tokens; `resumes` is the type
+    of worker whose stream it has to go on with, empty for none.
     """
 
     model: str
@@ -81,6 +84,7 @@ class Want(NamedTuple):
     labels: frozenset[tuple[str, str]] = frozenset()
     min_capacity: int = 0
     min_context: int = 0
+    resumes: str = ""
 
     def met_by(self, worker: WorkerRecord) -> bool:
         """Whether a worker that serves the model meets all the rest."""
@@ -89,6 +93,7 @@ class Want(NamedTuple):
             and self.labels <= worker.labels.items()
             and (self.tags <= worker.tags or self._missing(worker).issubset(self._told(worker).capabilities))
             and (not self.min_context or self.min_context <= self._told(worker).context_length)
+            and (not self.resumes or (worker.resumable and self.resumes == worker.type))
         )
 
     def _missing(self, worker: WorkerRecord) -> frozenset[str]:

@@ -80,6 +80,8 @@ def _parts(want: Want) -> Iterator[tuple[str, Want]]:
         yield f"capacity {want.min_capacity}", Want(want.model, min_capacity=want.min_capacity)
     if want.min_context:
         yield f"context {want.min_context}", Want(want.model, min_context=want.min_context)
+    if want.resumes:
+        yield f"streams of {want.resumes} to go on with", Want(want.model, resumes=want.resumes)
     for tag in sorted(want.tags):
         yield f"capability {tag}", Want(want.model, tags=frozenset((tag,)))
     for key, value in sorted(want.labels):

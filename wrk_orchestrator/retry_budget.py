@@ -33,6 +33,11 @@ class RetryBudget:
         self._spent[self._second % WINDOW_S] += 1
         return True
 
+    def overdraw(self, now: float) -> None:
+        """Count a repetition that is made whatever is left, so that others wait for it."""
+        self._turn(now)
+        self._spent[self._second % WINDOW_S] += 1
+
     def _turn(self, now: float) -> None:
         second = int(now)
         if second <= self._second:

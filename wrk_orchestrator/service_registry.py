@@ -185,6 +185,7 @@ class ServiceRegistry:
             models=offer.models,
             cold=offer.cold,
             facts=offer.facts,
+            resumable=offer.resumable,
             tags=said.tags | offer.tags,
             labels={**offer.labels, **said.labels},
             max_concurrent=offer.max_concurrent,

@@ -9,7 +9,7 @@ def test_it_tells_looks_and_hops_in_milliseconds() -> None:
     account = Account("random", 10.0)
     account.looked("m1", [{"workerId": "r1"}], 10.001)
     account.sent("r1", "m1", 10.5)
-    account.ended("ERR_UNAVAILABLE", 11.0)
+    account.ended("r1", "ERR_UNAVAILABLE", 11.0)
     account.looked("m2", [], 11.0)
     account.sent("r2", "m2", 11.25)
     told = account.told(waited=0.499)

@@ -130,6 +130,7 @@ def test_rack_that_hears_the_orchestrator_registers_and_is_dialled_back(tmp_path
             "tags": [],
             "capacity": {"maxConcurrent": 3},
             "facts": {},
+            "resumable": False,
         }
         assert (worker["name"], worker["type"]) == ("r1", "fake-rack")
         assert (worker["instanceId"], worker["manual"]) == ("r1", False)
@@ -1171,7 +1172,8 @@ def test_status_tells_of_registry_balancer_health_and_links(tmp_path: Path) -> N
         }
         assert (status["health"]["total"], status["health"]["healthy"]) == (1, 1)
         assert (status["rpcClients"]["held"], status["rpcClients"]["ready"]) == (1, 1)
-        assert status["routing"] == {"routed": 1, "failed": 0, "retried": 0}
+        counts = {"routed": 1, "failed": 0, "retried": 0, "moved": 0, "hedged": 0}
+        assert status["routing"] == counts
         assert status["discovery"]["found"] >= 1
         assert isinstance(status["timestamp"], int)
 

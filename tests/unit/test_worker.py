@@ -117,6 +117,7 @@ def test_info_says_who_it_is_what_it_offers_and_where(tmp_path: Path) -> None:
             "models": [],
             "cold": [],
             "facts": {},
+            "resumable": False,
             "tags": [],
             "labels": {},
             "weight": None,

@@ -453,6 +453,11 @@ class Peer(Line):
         return tuple(self._table.entries)
 
     @property
+    def under_way(self) -> tuple[OpenCall, ...]:
+        """The calls themselves."""
+        return tuple(self._table.entries.values())
+
+    @property
     def late_answers(self) -> int:
         return self._table.unmatched
 

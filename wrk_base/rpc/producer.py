@@ -30,7 +30,7 @@ class Producer:
 
     def __init__(self, runner: Runner, request: Request) -> None:
         self._runner, self._request = runner, request
-        self._credit = Credit()
+        self._credit = Credit() if request.granted is None else Credit(*request.granted)
         self._batch: list[bytes] = []
         self._bytes = 0
         self._content_type = wire.MSGPACK

@@ -93,7 +93,8 @@ class Request:
     `cancelled` is for blocking handlers, which nobody can interrupt: they look at it from time to time.
     A raw handler gets the request with head and payload still packed and ends it itself, by `answer`,
     `produce`, `end_stream` or `fail`; a plain one may do so later, and sets `on_cancel` to be told when to
-    stop: it then ends the request with the error that it is given.
+    stop: it then ends the request with the error that it is given. `granted` is how many items and bytes its
+    stream may send before it has heard of its reader, None for the usual ones.
     """
 
     reads_heads = True
@@ -108,6 +109,7 @@ class Request:
         "deadline",
         "extras",
         "flags",
+        "granted",
         "handler",
         "head",
         "id",
@@ -148,6 +150,7 @@ class Request:
         self.late: asyncio.TimerHandle | None = None
         self.begun = False
         self.cancelled = False
+        self.granted: tuple[int, int] | None = None
         self.items = 0
         self.verdict: errors.WrkError | None = None
 

@@ -20,8 +20,8 @@ class Credit:
 
     __slots__ = ("bytes", "items", "sent_bytes", "sent_items")
 
-    def __init__(self) -> None:
-        self.items, self.bytes = FIRST_ITEMS, FIRST_BYTES
+    def __init__(self, items: int = FIRST_ITEMS, size: int = FIRST_BYTES) -> None:
+        self.items, self.bytes = items, size
         self.sent_items = self.sent_bytes = 0
 
     @property

@@ -15,7 +15,7 @@ from wrk_base import contract, errors
 from wrk_base.rpc import wire
 
 from ..orchestrator import OrchestratorWorker
-from ..routing import Question
+from ..question import Question
 from . import needs
 from .direct import Direct
 from .exchange import check_media_type, decode_json, number

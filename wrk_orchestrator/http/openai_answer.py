@@ -24,7 +24,7 @@ from .errors import headers_of, status_of
 from .whole_as_stream import chunk_of
 
 if TYPE_CHECKING:
-    from ..routing import Route
+    from ..route import Route
 
 EVENTS = (
     b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
@@ -246,7 +246,7 @@ class Answer:
             return facts
         if _fits_a_header(route.other_model):
             facts += b"x-wrk-model: %b\r\n" % route.other_model.encode()
-        worker = route.tried[-1].encode()
+        worker = route.worker.encode()
         return b"%bx-wrk-worker: %b\r\nx-wrk-attempts: %d\r\n" % (facts, worker, len(route.tried))
 
 
