@@ -87,7 +87,7 @@ class Attempt(StreamCall):
             self.granted = items
         if self.peer is not None:
             self.peer.grant(self, self.granted, size)
-            if self.received:
+            if self.delivered:
                 self.wait_for_more()
 
     def give_up(self) -> None:

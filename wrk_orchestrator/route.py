@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .routing import Router
 
 FIRST_GRANT = (FIRST_ITEMS, FIRST_BYTES)
+LONG = wire.MAX_REMAINING_MS / 1000
 A_MOMENT = 0.05  # seconds; a caller's CANCEL comes that much before its deadline here, by rounding and jitter
 
 
@@ -206,13 +207,15 @@ class Route:
             self._pardoned = tuple(other for other in self._pardoned if other != worker_id)
         if self._account is not None:
             self._account.sent(worker_id, self._model, now)
-        attempt, head = Attempt(self, lease, now), self._packed_head
+        attempt, head, by = Attempt(self, lease, now), self._packed_head, self.deadline
         if self._attempt is None:
             self._attempt = attempt
         else:
             self._rival = attempt
         if self._kept is not None:
             head = self._going_on(attempt, self._kept)
+            if not attempt.is_waited_for:  # until its reader has read on
+                by = min(self.all_by, now + LONG)
         peer = router.links.peer(worker_id)
         try:
             if peer is None or not peer.ready:
@@ -220,7 +223,7 @@ class Route:
             attempt.peer = peer
             peer.start(
                 attempt,
-                self.deadline,
+                by,
                 ("runInference", question.flags, head, question.content_type, question.payload),
             )
         except errors.WrkError as error:
@@ -243,7 +246,8 @@ class Route:
     def hedge(self) -> None:
         """It waits longer than nearly all: a second worker is asked, too, if there is room to spare."""
         router, self._watch = self._router, None
-        if self._attempt is None or self._rival is not None or not self._may_run_twice():
+        first = self._attempt
+        if first is None or self._rival is not None or first.delivered or not self._may_run_twice():
             return
         if router.admission.crowded(self._model):
             return

@@ -31,6 +31,8 @@ class Producer:
     def __init__(self, runner: Runner, request: Request) -> None:
         self._runner, self._request = runner, request
         self._credit = Credit() if request.granted is None else Credit(*request.granted)
+        if request.early is not None:
+            self._credit.grant(*request.early)
         self._batch: list[bytes] = []
         self._bytes = 0
         self._content_type = wire.MSGPACK

@@ -94,7 +94,8 @@ class Request:
     A raw handler gets the request with head and payload still packed and ends it itself, by `answer`,
     `produce`, `end_stream` or `fail`; a plain one may do so later, and sets `on_cancel` to be told when to
     stop: it then ends the request with the error that it is given. `granted` is how many items and bytes its
-    stream may send before it has heard of its reader, None for the usual ones.
+    stream may send before it has heard of its reader, None for the usual ones; `early` what it heard of its
+    reader before its handler began.
     """
 
     reads_heads = True
@@ -107,6 +108,7 @@ class Request:
         "cancelled",
         "content_type",
         "deadline",
+        "early",
         "extras",
         "flags",
         "granted",
@@ -151,6 +153,7 @@ class Request:
         self.begun = False
         self.cancelled = False
         self.granted: tuple[int, int] | None = None
+        self.early: tuple[int, int] | None = None
         self.items = 0
         self.verdict: errors.WrkError | None = None
 

@@ -303,8 +303,12 @@ class Server:
         _, _, request_id, items, size = envelope
         if request_id:
             request = caller.open.get(request_id)
-            if request is not None and request.on_credit is not None:
+            if request is None:
+                return
+            if request.on_credit is not None:
                 request.on_credit(items, size)
+            else:  # a stream that moves is granted more while its handler still waits for its first turn
+                request.early = (items, size)
         elif not caller.outbox.flow.acked(items):
             self._malformed(caller)
         elif caller.outbox:
