@@ -236,6 +236,13 @@ class HealthSettings(Section, frozen=True):
     max_quarantined_share: Annotated[float, share(
         "Share of a model's workers that judgement may quarantine at once. Lower keeps capacity when all of "
         "them err; higher keeps more bad workers out.")] = 0.5
+    panic_share: Annotated[float, share(
+        "When judgement leaves a model fewer routable workers than this share of those it has, the ones in "
+        "quarantine by judgement get work, slowly, instead of requests being refused; 0 refuses. Lower "
+        "spares calls that a bad worker would fail; higher spares the few good ones the whole load.")] = 0.25
+    max_probe_rate: Annotated[int, count(1, 100_000,
+        "Full health probes a second over all workers; beyond it each waits longer, one in doubt goes first. "
+        "Fewer costs less; more asks large fleets as often as small ones.")] = 100
 
 
 class BalancingSettings(Section, frozen=True):

@@ -27,7 +27,17 @@ from wrk_base.rpc.peers import Peers, call_with_body
 from wrk_base.security import z85
 from wrk_base.security.membership import Membership
 
-from .health_changes import Change, CloseLink, ProbeNow, Redial, SetLimit, Transition
+from .health_changes import (
+    Change,
+    CloseLink,
+    OfWorker,
+    PanicBegan,
+    PanicEnded,
+    ProbeNow,
+    Redial,
+    SetLimit,
+    Transition,
+)
 from .health_monitor import HealthMonitor
 from .health_table import Observation, State
 from .load_balancer import LoadBalancer
@@ -35,11 +45,13 @@ from .owners import Owners
 from .records import Change as Offer
 from .records import Changes, Joined, Left, Updated, WorkerRecord
 from .service_registry import ServiceRegistry
+from .state_log import StateLog
 
 PULL_SECONDS = 5.0
 RUMOUR_SECONDS = 5.0  # a rumour that does not answer that long is dropped until it is heard again
 DIAGNOSE_EVERY_S = 10.0
 KNOCK_EVERY_S = 1.0
+NAMED = 20  # workers in one line of the log
 _SILENT = (State.SUSPECT.value, State.STALLED.value)
 LEAST_MISS_SECONDS = 0.1  # a caller's haste says nothing about a rack
 
@@ -124,6 +136,7 @@ class Fleet:
         self._silent: dict[str, None] = {}
         self._probe_timeout, self._max_links, self._log = probe_timeout, max_links, log
         self._loop = asyncio.get_running_loop()
+        self._state_log = StateLog()
         self._links: dict[str, RackLink] = {}
         self._link_of: dict[str, RackLink] = {}
 
@@ -247,7 +260,7 @@ class Fleet:
                 self._on_room(worker.worker_id)
             elif isinstance(change, Left):
                 self._log.info("worker.left", worker=worker.worker_id, reason=change.reason)
-                self.health.remove(worker.worker_id)
+                self._act(self.health.remove(worker.worker_id))
                 self._silent.pop(worker.worker_id, None)
                 self._disconnect(worker.worker_id)
                 self._on_left(worker)
@@ -452,6 +465,8 @@ class Fleet:
         self._act(self.health.tick(now, loop_lag))
         for worker_id in tuple(self._silent):  # what could not leave it yet may find room elsewhere by now
             self._on_silent(worker_id)
+        for change, unsaid in self._state_log.due(now):
+            self._log_state(change, unsaid)
         for link in self._link_of.values():
             if link.peer is not None and link.peer.ready:
                 self.registry.renew(link.worker_id, now)
@@ -477,28 +492,36 @@ class Fleet:
 
     def _act(self, changes: tuple[Change, ...]) -> None:
         for change in changes:
-            link = self._link_of.get(change.worker_id)
-            if isinstance(change, SetLimit):
-                self._set_limit(change.worker_id, change.limit)
-            elif isinstance(change, Transition):
-                self._log.info(
-                    "worker.state",
-                    worker=change.worker_id,
-                    old=change.old,
-                    new=change.new,
-                    cause=change.cause,
-                )
-                self._note_silence(change)
-                if change.new is State.SUSPECT and link is not None:
-                    self._spawn(self._knock(change.worker_id, link.endpoint), "knock")
-            elif isinstance(change, ProbeNow):
-                self._spawn(self._probe(change.worker_id), "probe")
-            elif link is None or link.peer is None:
-                continue
-            elif isinstance(change, CloseLink):
-                link.peer.drop("no sign of life")
-            elif isinstance(change, Redial):
-                link.peer.dial()
+            if isinstance(change, PanicBegan):
+                facts = {"let_in": list(change.let_in[:NAMED]), "workers": len(change.let_in)}
+                self._log.warning("model.panic", model=change.model, **facts)
+            elif isinstance(change, PanicEnded):
+                self._log.info("model.panic_over", model=change.model)
+            else:
+                self._act_on(change, self._link_of.get(change.worker_id))
+
+    def _act_on(self, change: OfWorker, link: RackLink | None) -> None:
+        if isinstance(change, SetLimit):
+            self._set_limit(change.worker_id, change.limit)
+        elif isinstance(change, Transition):
+            line = self._state_log.note(change, self._loop.time())
+            if line is not None:
+                self._log_state(*line)
+            self._note_silence(change)
+            if change.new is State.SUSPECT and link is not None:
+                self._spawn(self._knock(change.worker_id, link.endpoint), "knock")
+        elif isinstance(change, ProbeNow):
+            self._spawn(self._probe(change.worker_id), "probe")
+        elif link is None or link.peer is None:
+            return
+        elif isinstance(change, CloseLink):
+            link.peer.drop("no sign of life")
+        elif isinstance(change, Redial):
+            link.peer.dial()
+
+    def _log_state(self, change: Transition, unsaid: int) -> None:
+        facts = {"worker": change.worker_id, "old": change.old, "new": change.new, "cause": change.cause}
+        self._log.info("worker.state", **facts, **({"unsaid": unsaid} if unsaid else {}))
 
     def _note_silence(self, change: Transition) -> None:
         if change.new in (State.SUSPECT, State.STALLED):

@@ -22,6 +22,8 @@ BEAT_SLACK = 0.25
 """Of an interval: what a beat may be late by, for scheduling and the network."""
 
 JITTER = 0.2
+STEADY_AFTER = 600.0  # seconds without anything amiss: what has been well that long is asked half as often
+STEADY_FACTOR = 2
 MAX_DOUBLINGS = 64  # beyond any cap; keeps 2**n an ordinary number
 
 
@@ -80,13 +82,24 @@ def quarantine_allowance(known: int, present: int, share: float) -> int:
     """How many of a model's workers judgement may keep in quarantine.
 
     `known` counts all of them, `present` those that are neither lost nor stalled nor draining. A
-    model's only worker may be quarantined: better a clear refusal than a call that never ends.
+    model's only worker may be quarantined: panic lets it have a call at a time.
     """
     if share <= 0 or present <= 0:
         return 0
     if known == 1:
         return 1
     return int(share * present + 1e-9)  # 0.29 * 100 is 28.999... and means 29
+
+
+def in_panic(routable: int, shut_out: int, share: float) -> bool:
+    """Whether judgement leaves a model too few: fewer than `share` of those that could serve it."""
+    return shut_out > 0 and routable + 1e-9 < share * (routable + shut_out)
+
+
+def probe_period(interval: float, calm: float, fleet: int, most_per_second: float) -> float:
+    """Seconds between probes of a worker that is not in doubt, well for `calm` seconds, one of `fleet`."""
+    factor = STEADY_FACTOR if calm >= STEADY_AFTER else 1
+    return max(interval * factor, fleet / most_per_second)
 
 
 def jittered(interval: float, chance: float) -> float:

@@ -46,4 +46,18 @@ class Redial(msgspec.Struct, frozen=True):
     worker_id: str
 
 
-Change: TypeAlias = Transition | SetLimit | ProbeNow | CloseLink | Redial
+class PanicBegan(msgspec.Struct, frozen=True):
+    """For the log: too few of the model's workers were left, so those shut out by judgement are let in."""
+
+    model: str
+    let_in: tuple[str, ...]
+
+
+class PanicEnded(msgspec.Struct, frozen=True):
+    """For the log: enough of the model's workers are in service again."""
+
+    model: str
+
+
+OfWorker: TypeAlias = Transition | SetLimit | ProbeNow | CloseLink | Redial
+Change: TypeAlias = OfWorker | PanicBegan | PanicEnded

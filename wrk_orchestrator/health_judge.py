@@ -10,25 +10,19 @@ Invariant: a state changes in `_move` alone, by a row of the table.
 
 from __future__ import annotations
 
-from math import inf
-from typing import TYPE_CHECKING
-
-from .health_arithmetic import jittered
 from .health_changes import Change, CloseLink, Redial, Transition
 from .health_policy import HealthPolicy
+from .health_probes import ProbePlan
 from .health_record import IN_SERVICE, ROUTABLE, HealthRecord
 from .health_self_doubt import SelfDoubt
 from .health_table import LINKED, Action, Observation, State, step
 from .quarantine_share import QuarantineShare
 
-if TYPE_CHECKING:
-    import random
-
 _PROBES = frozenset(
     {Observation.PROBE_OK, Observation.PROBE_FAILED, Observation.PROBE_SLOW, Observation.SAYS_UNHEALTHY}
 )
-_ANSWERS = frozenset({Observation.PROBE_OK, Observation.CALL_OK, Observation.SAYS_UNHEALTHY})
-_BLAME = _PROBES - _ANSWERS | {Observation.CALL_FAILED, Observation.CALL_TIMED_OUT}
+ANSWERS = frozenset({Observation.PROBE_OK, Observation.CALL_OK, Observation.SAYS_UNHEALTHY})
+_BLAME = _PROBES - ANSWERS | {Observation.CALL_FAILED, Observation.CALL_TIMED_OUT}
 _HOLDS = frozenset({Observation.OPERATOR_DRAIN, Observation.OPERATOR_QUARANTINE})
 _RESUMES = frozenset({Observation.LINK_UP_IN_QUARANTINE, Observation.LINK_UP_ON_DRAIN})
 _LINK_ENDS = frozenset({Observation.CONNECTION_LOST, Observation.SILENCE})
@@ -36,12 +30,12 @@ _LINK_ENDS = frozenset({Observation.CONNECTION_LOST, Observation.SILENCE})
 
 class HealthJudge:
     def __init__(
-        self, policy: HealthPolicy, share: QuarantineShare, doubt: SelfDoubt, rng: random.Random
+        self, policy: HealthPolicy, share: QuarantineShare, doubt: SelfDoubt, probes: ProbePlan
     ) -> None:
         self._policy = policy
         self._share = share
         self._doubt = doubt
-        self._rng = rng
+        self._probes = probes
 
     def report(
         self,
@@ -55,14 +49,14 @@ class HealthJudge:
     ) -> None:
         """Takes what the shell saw; what may be our own fault is not held against the worker."""
         if seen in _PROBES or seen is Observation.LINK_UP:
-            self._probe_reported(record, now)
+            self._probes.reported(record, now)
         doubted = self._doubt.doubts(now)
         if doubted and seen in _BLAME:
             return
         if doubted and seen is Observation.CONNECTION_LOST:
             self._move(record, Observation.LOST_IN_OWN_PAUSE, now, changes)
             return
-        if seen in _ANSWERS:
+        if seen in ANSWERS:
             self.take(record, Observation.BEAT, now, changes)
         self.take(record, seen, now, changes, cause=cause, busy=busy)
         if seen is Observation.OPERATOR_RELEASE and not doubted:
@@ -93,31 +87,13 @@ class HealthJudge:
     def watch(self, record: HealthRecord, now: float, changes: list[Change]) -> None:
         """Judges its silence."""
         quiet = now - record.quiet_since
-        if record.state in LINKED and quiet > self._policy.silence_timeout:
+        lost = min(quiet, now - record.host_answered) > self._policy.silence_timeout
+        if record.state in LINKED and lost:
             self.take(record, Observation.SILENCE, now, changes)
         elif record.state in ROUTABLE and quiet > self._policy.suspect_after:
             self.take(record, Observation.BEAT_MISSED, now, changes)
-
-    def probe_sent(self, record: HealthRecord, now: float) -> None:
-        """No second probe until the first is reported, or so late that its report must be lost."""
-        record.probe_expires = now + 2 * self._policy.probe_timeout
-        self._plan_probe(record, now)
-
-    def _probe_reported(self, record: HealthRecord, now: float) -> None:
-        record.probe_expires = -inf
-        self._plan_probe(record, now)
-
-    def _plan_probe(self, record: HealthRecord, now: float) -> None:
-        policy = self._policy
-        wait = policy.probe_interval_in_doubt if record.in_doubt() else policy.probe_interval
-        record.next_probe = max(self._jittered(now, wait), record.probe_expires)
-
-    def _probe_soon(self, record: HealthRecord, now: float) -> None:
-        soon = min(self._jittered(now, self._policy.probe_interval_in_doubt), record.next_probe)
-        record.next_probe = max(soon, record.probe_expires)
-
-    def _jittered(self, now: float, wait: float) -> float:
-        return now + jittered(wait, self._rng.random())
+        elif record.state is State.QUARANTINED and quiet > self._policy.suspect_after:
+            record.quiet = True  # no verdict: it stands trial already, and is not let in by panic
 
     def _convict(
         self, record: HealthRecord, seen: Observation, grounds: str, now: float, changes: list[Change]
@@ -170,7 +146,7 @@ class HealthJudge:
         for action in row.actions:
             match action:
                 case Action.PROBE_SOON:
-                    self._probe_soon(record, now)
+                    self._probes.soon(record, now)
                 case Action.CLOSE_LINK:
                     changes.append(CloseLink(record.worker_id))
                 case Action.REDIAL:

@@ -23,8 +23,11 @@ from wrk_base.errors import WorkerNotFound
 
 from .health_arithmetic import flap_share
 from .health_changes import Change, ProbeNow, SetLimit
-from .health_judge import HealthJudge
+from .health_judge import ANSWERS, HealthJudge
+from .health_panic import Panic, Part
+from .health_past import Pasts
 from .health_policy import HealthPolicy
+from .health_probes import ProbePlan
 from .health_record import ROUTABLE, HealthRecord
 from .health_self_doubt import SelfDoubt
 from .health_table import LINKED, REPORTED, IllegalMove, Observation, State
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 _UNHEALTHY = frozenset(State) - {State.HEALTHY, State.JOINING, State.PROBATION, State.DRAINING}
 _PROBED = LINKED - {State.STALLED}  # a stalled loop cannot answer
 _BEAT_IS_NEWS = frozenset({State.SUSPECT, State.STALLED, State.GONE})
+MODELS_SHOWN = 50
 
 
 class HealthMonitor:
@@ -46,21 +50,26 @@ class HealthMonitor:
         self._policy = settings
         self._share = QuarantineShare(settings.max_quarantined_share)
         self._doubt = SelfDoubt(settings)
-        self._judge = HealthJudge(settings, self._share, self._doubt, rng)
+        self._panic = Panic(settings.panic_share)
+        self._pasts = Pasts(settings)
+        self._probes = ProbePlan(settings, rng)
+        self._judge = HealthJudge(settings, self._share, self._doubt, self._probes)
         self._patience = dict.fromkeys(State, inf) | dict.fromkeys(LINKED, settings.silence_timeout)
-        self._patience |= dict.fromkeys(ROUTABLE, settings.suspect_after)
+        self._patience |= dict.fromkeys((*ROUTABLE, State.QUARANTINED), settings.suspect_after)
 
     # Who is watched.
 
     def add(self, worker_id: str, models: Iterable[str], limit: int, now: float) -> tuple[Change, ...]:
         """Starts watching a worker as `joining`; `limit` is its maxConcurrent.
 
-        One that is known is updated: registering again washes nothing off.
+        One that is known is updated: registering again washes nothing off, nor does leaving before.
         """
         if worker_id in self._records:
             return self.update(worker_id, models, limit)
         record = HealthRecord(worker_id, self._policy, tuple(dict.fromkeys(models)), limit, since=now)
+        self._pasts.recall(record, now)
         self._records[worker_id] = record
+        self._probes.fleet = len(self._records)
         self._share.enter(record.models, OUTSIDE)
         return self._settled(record, [])
 
@@ -68,15 +77,22 @@ class HealthMonitor:
         """New models and maxConcurrent of a known worker; raises `WorkerNotFound`."""
         record = self._record(worker_id)
         self._share.leave(record.models, record.counted)
+        self._panic.leave(worker_id, record.models, record.part)
         record.models, record.limit = tuple(dict.fromkeys(models)), limit
         self._share.enter(record.models, record.counted)
+        self._panic.enter(worker_id, record.models, record.part)
         return self._settled(record, [])
 
-    def remove(self, worker_id: str) -> None:
-        """Forgets a worker; one that is unknown is no error."""
+    def remove(self, worker_id: str) -> tuple[Change, ...]:
+        """Watches a worker no more, and keeps its strikes; one that is unknown is no error."""
         record = self._records.pop(worker_id, None)
-        if record is not None:
-            self._share.leave(record.models, record.counted)
+        if record is None:
+            return ()
+        self._pasts.keep(record)
+        self._probes.fleet = len(self._records)
+        self._share.leave(record.models, record.counted)
+        self._panic.leave(worker_id, record.models, record.part)
+        return tuple(self._panic_turned())
 
     # What was seen of them.
 
@@ -88,6 +104,7 @@ class HealthMonitor:
         record.last_seen = record.quiet_since = now
         if not record.beat_is_news:
             return ()
+        record.quiet = False
         changes: list[Change] = []
         self._judge.take(record, Observation.BEAT, now, changes)
         return self._settled(record, changes)
@@ -105,9 +122,7 @@ class HealthMonitor:
         record = self._records.get(worker_id)
         if record is None:
             return ()
-        if seen is Observation.BEAT or seen is Observation.CALL_OK or seen is Observation.PROBE_OK:
-            record.last_seen = record.quiet_since = now
-        elif seen is Observation.SAYS_UNHEALTHY:
+        if seen is Observation.BEAT or seen in ANSWERS:
             record.hear(now)
         if seen is Observation.CALL_OK and record.untroubled and now < record.next_call_result:
             return ()
@@ -121,9 +136,16 @@ class HealthMonitor:
         if pause is not None:
             self._stand_still(pause, now)
         changes: list[Change] = []
+        due: list[HealthRecord] = []
         for record in self._records.values():
             if now - record.quiet_since > record.patience or now >= record.wake_at:
                 changes += self._attend(record, now)
+                if record.state in _PROBED and now >= record.next_probe:
+                    due.append(record)
+        if due:
+            changes += [ProbeNow(record.worker_id) for record in self._probes.send(due, now)]
+            for record in due:
+                record.wake_at = self._next_wake(record)
         return tuple(changes)
 
     # What is known of them.
@@ -141,6 +163,7 @@ class HealthMonitor:
             "cause": record.cause,
             "hold": "drain" if record.drained else "quarantine" if record.held else "",
             "limit": record.told_limit,
+            "letIn": record.let_in,
             "lastSeenMs": _ms(now - record.last_seen),
             "probeFailures": record.probe_failures,
             "callFailures": record.call_failures,
@@ -164,6 +187,8 @@ class HealthMonitor:
             "healthyShare": healthy / len(records) if records else 1.0,
             "flapping": sum(record.flapping for record in records),
             "ownPauses": self._doubt.pauses,
+            "panic": self._panic.models()[:MODELS_SHOWN],
+            "panics": self._panic.begun,
             "states": {state.value: states[state] for state in State},
         }
 
@@ -179,6 +204,7 @@ class HealthMonitor:
         """Takes our own pause out of every silence, so that nobody is judged by it; probes stay apart."""
         for record in self._records.values():
             record.quiet_since = min(record.quiet_since + pause, now)
+            record.host_answered = min(record.host_answered + pause, now)
             record.next_probe += pause
 
     def _attend(self, record: HealthRecord, now: float) -> tuple[Change, ...]:
@@ -186,9 +212,6 @@ class HealthMonitor:
         if self._sentence_is_over(record, now):
             self._judge.take(record, Observation.QUARANTINE_OVER, now, changes)
         self._judge.watch(record, now, changes)
-        if record.state in _PROBED and now >= record.next_probe:
-            self._judge.probe_sent(record, now)
-            changes.append(ProbeNow(record.worker_id))
         return self._settled(record, changes)
 
     def _sentence_is_over(self, record: HealthRecord, now: float) -> bool:
@@ -200,18 +223,34 @@ class HealthMonitor:
         The limit comes first: nothing is routed to a link that is about to close.
         """
         state = record.state
-        record.patience = self._patience[state]
+        record.quiet = record.quiet and state is State.QUARANTINED
+        record.patience = self._policy.silence_timeout if record.quiet else self._patience[state]
         record.wake_at = self._next_wake(record)
-        record.beat_is_news = state in _BEAT_IS_NEWS
+        record.beat_is_news = record.quiet or state in _BEAT_IS_NEWS
         record.untroubled = state is State.HEALTHY and not record.in_doubt()
         if record.untroubled:
             record.cause = ""
         self._recount(record)
+        turned = self._panic_turned()
+        changes[:0] = self._limited(record)
+        return (*changes, *turned)
+
+    def _limited(self, record: HealthRecord) -> list[Change]:
+        record.let_in = record.part is Part.SHUT_OUT and self._panic.lets_in(record.models)
         limit = record.routable_limit()
-        if limit != record.told_limit:
-            record.told_limit = limit
-            changes.insert(0, SetLimit(record.worker_id, limit))
-        return tuple(changes)
+        if limit == record.told_limit:
+            return []
+        record.told_limit = limit
+        return [SetLimit(record.worker_id, limit)]
+
+    def _panic_turned(self) -> list[Change]:
+        """What follows for everybody who is shut out where panic has begun or ended."""
+        changes: list[Change] = []
+        for turn in self._panic.review():
+            changes.append(turn)
+            for worker_id in self._panic.shut_out(turn.model):
+                changes += self._limited(self._records[worker_id])
+        return changes
 
     def _next_wake(self, record: HealthRecord) -> float:
         probe = record.next_probe if record.state in _PROBED else inf
@@ -225,6 +264,11 @@ class HealthMonitor:
             self._share.leave(record.models, record.counted)
             self._share.enter(record.models, standing)
             record.counted = standing
+        part = record.part_in_panic()
+        if part is not record.part:
+            self._panic.leave(record.worker_id, record.models, record.part)
+            self._panic.enter(record.worker_id, record.models, part)
+            record.part = part
 
 
 def _ms(seconds: float) -> int | None:

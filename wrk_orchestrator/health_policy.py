@@ -29,6 +29,8 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True):
     flap_high: float = 0.30
     flap_low: float = 0.20
     max_quarantined_share: float = 0.5
+    panic_share: float = 0.25  # 0: never
+    max_probe_rate: float = 100.0  # a second, over all workers
     tick_interval: float = 0.25  # how often the shell promises to call `tick`
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from .health_arithmetic import (
     still_flapping,
     strikes_left,
 )
+from .health_panic import Part
 from .health_policy import HealthPolicy
 from .health_table import LINKED, Observation, State
 from .quarantine_share import OUTSIDE, Standing
@@ -48,11 +49,14 @@ class HealthRecord:
 
     last_seen: float = -inf  # what people are told
     quiet_since: float = -inf  # the clock of silence, which stands still while we ourselves pause
+    host_answered: float = -inf  # for what its loop did not say: it is not lost, and gets no work either
+    quiet: bool = False  # in quarantine, and its beats are missing
 
     probe_failures: int = 0  # in a row, like the next two
     call_failures: int = 0
     deadline_misses: int = 0
     last_call_failure: float = -inf
+    last_failure: float = -inf
 
     history: int = STEADY_HISTORY
     flapping: bool = False
@@ -67,6 +71,7 @@ class HealthRecord:
     on_probation: bool = False  # has been in quarantine and not proven itself since
     proofs: int = 0
 
+    probed_at: float = -inf
     next_probe: float = inf
     probe_expires: float = -inf
 
@@ -77,9 +82,12 @@ class HealthRecord:
     untroubled: bool = False
     told_limit: int = -1
     counted: Standing = OUTSIDE
+    part: Part = Part.NONE
+    let_in: bool = False  # in quarantine, and given work because its model is in panic
 
     def hear(self, now: float) -> None:
         self.last_seen = self.quiet_since = now
+        self.quiet = False
 
     # Counting. Each returns the grounds for a quarantine, or "".
 
@@ -100,6 +108,7 @@ class HealthRecord:
             case Observation.CALL_OK:
                 return self._note_call_ok(now)
             case Observation.BEAT_MISSED:
+                self.quiet = True
                 return self._result(False)
             case Observation.BEAT if self.state in (State.SUSPECT, State.STALLED):
                 return self._result(True)
@@ -124,6 +133,9 @@ class HealthRecord:
         return flaps
 
     def _note_failure(self, seen: Observation, now: float) -> str:
+        self.last_failure = now
+        if self.let_in:
+            self.proofs = 0
         overdue = beat_overdue(now - self.quiet_since, self.policy.heartbeat_interval)
         if self.state not in ROUTABLE or overdue:
             return ""
@@ -157,7 +169,7 @@ class HealthRecord:
 
     def _note_call_ok(self, now: float) -> str:
         self.call_failures = self.deadline_misses = 0
-        self.proofs += self.state is State.PROBATION
+        self.proofs += self.state is State.PROBATION or self.let_in
         return self._call_result(True, now) if self.state in _WATCHED else ""
 
     def _note_word(self, seen: Observation, now: float) -> None:
@@ -172,7 +184,7 @@ class HealthRecord:
             case Observation.OPERATOR_RELEASE:
                 self._release(now)
             case Observation.HOST_ANSWERS if self.state in (State.SUSPECT, State.STALLED):
-                self.quiet_since = now
+                self.host_answered = now
 
     def _call_result(self, good: bool, now: float) -> str:
         """Calls are sampled as rarely as probes, or traffic would wash everything else out."""
@@ -243,11 +255,22 @@ class HealthRecord:
         failures = self.probe_failures or self.call_failures or self.deadline_misses
         return bool(failures) or self.flapping or self.state in _DOUBTED
 
+    def calm(self, now: float) -> float:
+        """Seconds since anything was amiss."""
+        return now - max(self.since, self.last_failure)
+
     def routable_limit(self) -> int:
         """Calls at once that it may be given now."""
         if self.state is State.HEALTHY:
             return self.limit
-        return slow_start_limit(self.proofs, self.limit) if self.state is State.PROBATION else 0
+        slowly = self.state is State.PROBATION or self.let_in
+        return slow_start_limit(self.proofs, self.limit) if slowly else 0
+
+    def part_in_panic(self) -> Part:
+        if self.state in ROUTABLE:
+            return Part.ROUTABLE
+        shut_out = self.state is State.QUARANTINED and not self.held and not self.quiet
+        return Part.SHUT_OUT if shut_out else Part.NONE
 
     def standing(self) -> Standing:
         present = self.state in _PRESENT and not self.held

@@ -1,7 +1,7 @@
 """The table of worker health: (state, observation) -> (next state, actions).
 
 This file is the specification; `health_monitor.py` does the counting and asks it for every move, and
-the picture in ARCHITECTURE.md is drawn from it by `diagram()`. It knows no numbers, no clocks and no
+`health_picture.py` draws from it what ARCHITECTURE.md shows. It knows no numbers, no clocks and no
 workers. A pair that is missing is an illegal move and raises with both names; pairs that change
 nothing are listed as `ignored`, so that leaving one out is a decision. Behaviour is added as rows.
 
@@ -250,13 +250,3 @@ def step(state: State, observation: Observation) -> Row:
     if row is None:
         raise IllegalMove(f"no row for state {state.value!r} and observation {observation.value!r}")
     return row
-
-
-def diagram() -> str:
-    """The table's moves as a Mermaid state diagram; rows that stay in their state are left out."""
-    labels: dict[tuple[State, State], list[str]] = {}
-    for (state, observation), row in TABLE.items():
-        if row.next is not state:
-            labels.setdefault((state, row.next), []).append(observation.value)
-    arrows = [f"    {old} --> {new}: {' / '.join(found)}" for (old, new), found in labels.items()]
-    return "\n".join(["stateDiagram-v2", f"    [*] --> {State.JOINING}", *arrows]) + "\n"

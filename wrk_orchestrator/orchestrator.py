@@ -457,4 +457,6 @@ def _policy(context: WorkerContext) -> HealthPolicy:
         flap_high=health.flap_high,
         flap_low=health.flap_low,
         max_quarantined_share=health.max_quarantined_share,
+        panic_share=health.panic_share,
+        max_probe_rate=health.max_probe_rate,
     )

@@ -103,9 +103,9 @@ class HealthMesh:
 
 
 def quarantined(**policy: Any) -> tuple[HealthMesh, str]:
-    """A mesh with one rack, just condemned for five missed deadlines."""
+    """A mesh with two racks, one just condemned for five missed deadlines."""
     mesh = HealthMesh(**policy)
-    rack = mesh.rack("r1")
+    rack, _ = mesh.racks("r1", "well")
     mesh.see(rack, *[Observation.CALL_TIMED_OUT] * 5)
     assert mesh.state(rack) == "quarantined"
     return mesh, rack

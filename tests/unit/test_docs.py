@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from wrk_base.rpc import stream
-from wrk_orchestrator.health_table import diagram
+from wrk_orchestrator.health_picture import diagram, table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -14,6 +14,10 @@ DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 def test_picture_of_health_is_the_one_that_the_table_draws() -> None:
     assert f"```mermaid\n{diagram().rstrip()}\n```" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def test_table_of_health_is_the_one_that_is_worked_by() -> None:
+    assert f"\n\n{table()}\n" in (ROOT / "ARCHITECTURE.md").read_text()
 
 
 def test_picture_of_an_answer_is_the_one_that_the_table_draws() -> None:

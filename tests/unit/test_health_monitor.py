@@ -322,6 +322,7 @@ def test_a_description_says_what_the_verdict_rests_on() -> None:
         "cause": "5 deadlines missed in a row",
         "hold": "",
         "limit": 0,
+        "letIn": False,
         "lastSeenMs": 250,
         "probeFailures": 0,
         "callFailures": 0,

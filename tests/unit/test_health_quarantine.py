@@ -6,6 +6,9 @@ import pytest
 
 from tests.fakes.health_mesh import FULL, TICK, HealthMesh, quarantined
 from wrk_orchestrator.health_changes import SetLimit
+from wrk_orchestrator.health_past import MOST_KEPT, Pasts
+from wrk_orchestrator.health_policy import HealthPolicy
+from wrk_orchestrator.health_record import HealthRecord
 from wrk_orchestrator.health_table import Observation
 
 O = Observation  # noqa: E741
@@ -285,6 +288,54 @@ def test_a_rack_that_dies_right_after_each_start_soon_gets_next_to_nothing() -> 
     assert mesh.fact(rack, "strikes") >= 5
     mesh.monitor.add(rack, ["m"], FULL, mesh.now)  # registering again washes nothing off
     assert mesh.fact(rack, "strikes") >= 5
+
+
+def test_leaving_and_coming_again_washes_nothing_off() -> None:
+    mesh, rack = quarantined()
+    mesh.monitor.remove(rack)
+    mesh.advance(2.0)
+    mesh.rack(rack)
+    assert (mesh.state(rack), mesh.limits[rack], mesh.fact(rack, "strikes")) == ("quarantined", 0, 1)
+    assert mesh.fact(rack, "cause") == "5 deadlines missed in a row"
+    mesh.monitor.remove(rack)
+    mesh.advance(10.0)
+    mesh.rack(rack)
+    assert mesh.state(rack) == "probation"
+    mesh.see(rack, O.CALL_FAILED)
+    assert mesh.fact(rack, "quarantineLeftMs") == 10_000
+
+
+def test_what_is_forgiven_to_one_that_stayed_is_forgiven_to_one_that_left() -> None:
+    mesh, rack = quarantined()
+    mesh.monitor.remove(rack)
+    mesh.advance(620.0)
+    mesh.rack(rack)
+    assert (mesh.state(rack), mesh.limits[rack], mesh.fact(rack, "strikes")) == ("healthy", FULL, 0)
+
+
+def test_a_rack_that_registers_dies_and_is_forgotten_again_and_again_reaches_the_cap() -> None:
+    mesh = HealthMesh(quarantine_max=40.0)
+    mesh.rack("well")
+    lengths = []
+    for _ in range(200):
+        mesh.rack("r1")
+        mesh.see("r1", O.CONNECTION_LOST)
+        mesh.stop("r1")
+        lengths.append(mesh.fact("r1", "quarantineLeftMs") or 0)
+        mesh.advance(1.0)
+        if mesh.fact("r1", "strikes"):  # its lease ends while it is away
+            mesh.monitor.remove("r1")
+    assert max(lengths) == 40_000
+
+
+def test_of_very_many_that_left_the_oldest_are_forgotten() -> None:
+    policy = HealthPolicy()
+    pasts = Pasts(policy)
+    for n in range(MOST_KEPT + 100):
+        record = HealthRecord(f"r{n}", policy, ("m",), 1, since=0.0)
+        record.sentence("it failed", 0.0)
+        pasts.keep(record)
+    assert len(pasts) == MOST_KEPT
 
 
 def test_rare_failures_of_a_busy_rack_are_not_flapping() -> None:

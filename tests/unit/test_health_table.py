@@ -10,6 +10,7 @@ import itertools
 
 import pytest
 
+from wrk_orchestrator.health_picture import diagram, table
 from wrk_orchestrator.health_table import (
     LINKED,
     REPORTED,
@@ -18,7 +19,6 @@ from wrk_orchestrator.health_table import (
     IllegalMove,
     Observation,
     State,
-    diagram,
     step,
 )
 
@@ -129,3 +129,21 @@ def test_the_diagram_shows_every_move_and_no_row_that_stays() -> None:
 
 def test_the_diagram_is_the_same_every_time() -> None:
     assert diagram() == diagram()
+
+
+def test_the_table_for_people_has_a_cell_for_each_pair_and_says_what_the_row_does() -> None:
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table().splitlines()]
+    assert lines[0] == ["seen", *(state.value for state in State)]
+    cells = {
+        (state, line[0].strip("*")): cell
+        for line in lines[2:]
+        for state, cell in zip(S, line[1:], strict=True)
+    }
+    assert len(cells) == len(PAIRS)
+    for state, seen in PAIRS:
+        cell, row = cells[state, seen], TABLE.get((state, seen))
+        assert (cell == "") is (row is None)
+        if row is not None:
+            assert cell.split(" (")[0] == ("\N{MIDDLE DOT}" if row.next is state else row.next)
+    assert cells[S.HEALTHY, "silence"] == "gone (cr)"
+    assert cells[S.HEALTHY, "call failed"] == "\N{MIDDLE DOT} (p)"

@@ -84,6 +84,7 @@ PURE = (
     "wrk_orchestrator/refusals.py",
     "wrk_orchestrator/retry_budget.py",
     "wrk_orchestrator/service_registry.py",
+    "wrk_orchestrator/state_log.py",
     "wrk_orchestrator/strategies/*.py",
     "racks/http_reader.py",
     "racks/openai_body.py",
