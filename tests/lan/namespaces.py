@@ -12,6 +12,7 @@ import subprocess
 from types import TracebackType
 
 NETWORK = "10.77.0"
+NOBODY = "02:00:00:00:00:00"
 
 
 def why_not() -> str:
@@ -46,6 +47,23 @@ class Lan:
 
     def plug(self, host: str) -> None:
         self._ip_in("switch", "link", "set", f"p-{host}", "up")
+
+    def lose(self, host: str, to: str) -> None:
+        """What `host` sends to the other is lost, and nothing else: it goes to a card that nobody has."""
+        self._ip_in(host, "neigh", "replace", *self._neighbour(to), "lladdr", NOBODY, "nud", "permanent")
+
+    def lose_no_more(self, host: str, to: str) -> None:
+        self._ip_in(host, "neigh", "del", *self._neighbour(to))
+
+    def multicast(self, *, passes: bool) -> None:
+        """Whether the switch passes multicasts on, as some do not."""
+        for host in self._hosts:
+            self._ip_in(
+                "switch", "link", "set", f"p-{host}", "type", "bridge_slave", "mcast_flood", _word(passes)
+            )
+
+    def _neighbour(self, host: str) -> tuple[str, ...]:
+        return self.address(host), "dev", "eth0"
 
     def __enter__(self) -> Lan:
         try:
@@ -87,3 +105,7 @@ class Lan:
 
     def _ip(self, *words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+def _word(on: bool) -> str:
+    return "on" if on else "off"
