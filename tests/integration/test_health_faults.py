@@ -1,4 +1,4 @@
-"""Racks that hang, that die right after each start, orchestrators that stand still: who is judged, and how.
+"""A rack that hangs, and an orchestrator that stands still: who is judged, and how.
 
 Real processes on loopback. Outcomes and order are asserted with generous waits; the seconds are for
 tests/long/test_health.py.
@@ -11,15 +11,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.fakes.aio import run
-from tests.fakes.mortal import Undertaker
-from tests.fakes.processes import until
-from tests.integration.test_faults import Caller, Load, caller_of, start_orchestrator, start_rack
+from tests.integration.test_faults import Caller, caller_of, start_orchestrator, start_rack
 from wrk_base import errors
-
-HANG = {"prompt": "x", "sim": {"hang": True}}
 
 
 async def shown(caller: Caller, name: str) -> dict[str, Any]:
@@ -47,49 +41,6 @@ def test_a_rack_that_accepts_and_never_answers_is_out_after_five_deadlines(tmp_p
                 assert (worker["state"], worker["cause"]) == ("quarantined", "5 deadlines missed in a row")
                 answers = [await caller.infer(timeoutMs=5000) for _ in range(20)]
                 assert {answer["workerId"] for answer in answers} == {works.worker_id}
-
-    run(story())
-
-
-def test_the_only_rack_of_a_model_is_tried_one_call_at_a_time_while_it_is_in_quarantine(
-    tmp_path: Path,
-) -> None:
-    async def story() -> None:
-        with start_orchestrator(tmp_path) as orchestrator, start_rack(tmp_path, "r1"):
-            async with caller_of(orchestrator) as caller:
-                await caller.see(r1="healthy")
-                for _ in range(5):
-                    with pytest.raises(errors.DeadlineExceeded):
-                        await caller.infer(HANG, timeoutMs=150)
-                worker = await shown(caller, "r1")
-                assert (worker["state"], worker["limit"], worker["letIn"]) == ("quarantined", 1, True)
-                assert (await caller.ask("getServiceStatus"))["health"]["panic"] == ["m1"]
-                assert (await caller.infer())["success"] is True
-                await caller.see(r1="healthy")
-                assert (await caller.ask("getServiceStatus"))["health"]["panic"] == []
-            told = [event["event"] for event in orchestrator.events() if event["event"].startswith("model.")]
-            assert told == ["model.panic", "model.panic_over"]
-
-    run(story())
-
-
-def test_a_rack_that_dies_right_after_each_start_is_kept_away_and_fills_no_log(tmp_path: Path) -> None:
-    async def story() -> None:
-        soon = ("--health.quarantineMin", "1000")
-        with start_orchestrator(tmp_path, *soon) as orchestrator, start_rack(tmp_path, "works"):
-            async with caller_of(orchestrator) as caller:
-                await caller.see(works="healthy")
-                async with Load(caller, 50) as load:
-                    with Undertaker(tmp_path, "dies", alive=0.1) as dying:
-
-                        async def condemned() -> bool:
-                            return int((await shown(caller, "dies")).get("strikes", 0)) >= 2
-
-                        await until(condemned, timeout=60.0, what="a second strike")
-                    assert dying.lives >= 3
-                    await load.answered(20)
-                assert load.outcomes["answered"] == load.outcomes.total(), load.outcomes
-                assert (await shown(caller, "dies"))["strikes"] >= 2
 
     run(story())
 

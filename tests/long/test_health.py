@@ -48,8 +48,8 @@ MAX_SLOWDOWN = 1.5
 WALKS = 20_000
 
 
-def show(text: str) -> None:
-    print(f"\n  {text}", flush=True)
+def show(*parts: str) -> None:
+    print("\n ", " ".join(parts), flush=True)
 
 
 def test_twenty_thousand_walks() -> None:
@@ -92,8 +92,10 @@ def test_a_rack_stopped_for_eight_seconds_is_out_in_time_and_back_in_time(tmp_pa
         out = next(change for change in seen.turns("r1", began, healed) if not change["routable"])["at"]
         slower = seen.p99(RACKS[1:], began, healed) / seen.p99(RACKS[1:], began - BEFORE, began)
         outcomes = seen.outcomes(began - BEFORE)
-        show(f"stopped rack: out after {out - began:.2f} s, back after {back - healed:.2f} s, others' p99 x")
-        show(f"{slower:.2f}; {dict(outcomes)}")
+        show(
+            f"stopped rack: out after {out - began:.2f} s, back after {back - healed:.2f} s, others' p99 x",
+            f"{slower:.2f}; {dict(outcomes)}",
+        )
         assert out - began <= MAX_OUT
         assert back - healed <= MAX_BACK
         assert slower <= MAX_SLOWDOWN
@@ -112,8 +114,10 @@ def test_an_orchestrator_that_stands_still_judges_nobody_and_is_soon_back(
         time.sleep(AFTER)
         first = min(a["at"] for a in seen.answers if a["outcome"] == "ok" and a["at"] > healed)
         late = [change["at"] - healed for change in seen.changes if change["at"] > healed]
-        show(f"orchestrator stopped for {seconds:g} s: first answer {first - healed:.3f} s after,")
-        show(f"last change of a state {max(late, default=0.0):.2f} s after")
+        show(
+            f"orchestrator stopped for {seconds:g} s: first answer {first - healed:.3f} s after,",
+            f"last change of a state {max(late, default=0.0):.2f} s after",
+        )
         assert first - healed <= MAX_RECOVERY
         assert max(late, default=0.0) <= MAX_RECOVERY
         assert not seen.sentences()
@@ -166,9 +170,11 @@ def test_a_rack_that_dies_right_after_each_start_gets_next_to_nothing(tmp_path: 
         served = [a for a in seen.answers if a["sent"] > began]
         share = stats["requests"] / max(1, len(served))
         outcomes = seen.outcomes(began)
-        show(f"{dying.lives} lives of 0.1 s in {seconds:g} s: {100 * share:.2f} % of requests went there,")
-        show(f"strikes {stats['strikes']}, longest quarantine {longest / 1000:.1f} s, {lines / seconds:.2f}")
-        show(f"log lines a second; {dict(outcomes)}")
+        show(
+            f"{dying.lives} lives of 0.1 s in {seconds:g} s: {100 * share:.2f} % of requests went there,",
+            f"strikes {stats['strikes']}, longest quarantine {longest / 1000:.1f} s, {lines / seconds:.2f}",
+            f"log lines a second; {dict(outcomes)}",
+        )
         assert share < 0.01
         assert longest > 0.9 * cap
         assert lines <= seconds
@@ -256,8 +262,10 @@ def test_a_cut_link_is_out_in_time_and_back_in_time(street: Street, fault: str) 
         back = max((turn["at"] - healed for turn in turns if turn["routable"]), default=0.0)
         slower = street.slowdown(host, began, healed + AFTER)
         said = "stayed" if out is None else f"out after {out:.2f} s"
-        show(f"{fault} cut for {seconds:g} s: {said}, back {back:.2f} s after, others' p99 x {slower:.2f},")
-        show(f"{dict(seen.outcomes(began))}")
+        show(
+            f"{fault} cut for {seconds:g} s: {said}, back {back:.2f} s after, others' p99 x {slower:.2f},",
+            f"{dict(seen.outcomes(began))}",
+        )
         now = seen.state(host)
         assert out is None or out <= MAX_OUT
         assert seconds < MAX_OUT or out is not None
@@ -278,8 +286,10 @@ def test_a_flapping_link_changes_routing_rarely_and_troubles_nobody_else(street:
         time.sleep(1.0)
     turns = seen.turns("r1", began, healed)
     slower = street.slowdown("r1", began, healed)
-    show(f"a link 1 s up, 1 s down for {minutes} min: {len(turns)} turns of routing,")
-    show(f"others' p99 x {slower:.2f}; {dict(seen.outcomes(began))}")
+    show(
+        f"a link 1 s up, 1 s down for {minutes} min: {len(turns)} turns of routing,",
+        f"others' p99 x {slower:.2f}; {dict(seen.outcomes(began))}",
+    )
     assert len(turns) <= 60 * minutes / 5
     assert slower <= MAX_SLOWDOWN
     wait_until(lambda: (seen.state("r1") or {}).get("routable"), 60.0, "it is routable again")
@@ -295,7 +305,9 @@ def test_without_multicasts_nobody_is_removed_and_with_them_a_new_rack_is_soon_f
         street.lan.multicast(passes=True)
         healed = time.monotonic()
         found = seen.until_state("late", "healthy") - healed
-    show(f"without multicasts for {seconds / 60:g} min: {len(changes)} changes of states,")
-    show(f"a new rack found {found:.1f} s after; {dict(seen.outcomes(began))}")
+    show(
+        f"without multicasts for {seconds / 60:g} min: {len(changes)} changes of states,",
+        f"a new rack found {found:.1f} s after; {dict(seen.outcomes(began))}",
+    )
     assert changes == []
     assert found <= MAX_FOUND

@@ -45,7 +45,7 @@ STATUS = {
             "r1-1": {"requestCount": 7, "failureCount": 1, "averageProcessingTime": 20.04, "currentLoad": 3}
         },
     },
-    "health": {"healthy": 1, "states": {"healthy": 1, "suspect": 1, "gone": 0}},
+    "health": {"healthy": 1, "states": {"healthy": 1, "suspect": 1, "gone": 0}, "panic": ["m9"]},
     "rpcClients": {"active": 2, "ready": 1},
     "routing": {"routed": 7, "failed": 1},
     "discovery": {"found": 2},
@@ -88,6 +88,14 @@ def test_nobody_there_comes_with_what_to_do(capsys: pytest.CaptureFixture[str]) 
     assert "wrk rack sim" in " ".join(shown(capsys, *render.workers_parts([]))[0])
 
 
+def test_one_that_is_let_in_by_panic_is_told_from_one_that_gets_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sick = worker("r1", state="quarantined", cause="5 deadlines missed in a row", letIn=True)
+    line = " ".join(" ".join(line) for line in shown(capsys, *render.workers_parts([sick]))[-2:])
+    assert "r1 is quarantined: 5 deadlines missed in a row (gets a call at a time" in line
+
+
 def test_texts_of_others_are_neither_markup_nor_commands_of_a_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -118,6 +126,7 @@ def test_a_long_list_of_models_stays_whole(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_status_tells_the_state_of_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     lines = {" ".join(line) for line in shown(capsys, *render.status_parts(STATUS))}
+    assert "panic m9: too few workers, so those in quarantine are let in" in lines
     assert {
         "orchestrator main-1, ok, mesh default",
         "workers 2 registered, 1 healthy, 1 suspect",

@@ -967,6 +967,50 @@ def test_rack_that_answers_nothing_is_quarantined_whatever_clock_ends_the_waitin
     story(told, tmp_path)
 
 
+def test_only_rack_of_a_model_gets_a_call_at_a_time_while_it_is_in_quarantine(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        rack = await mesh.rack("r1", Offer(capacity=50))
+        await mesh.see(r1="healthy")
+        rack.hold()
+        for _ in range(5):
+            with pytest.raises(errors.DeadlineExceeded):
+                await mesh.infer(timeout=1.0)
+        worker = mesh.listed()["r1"]
+        assert (worker["state"], worker["limit"], worker["letIn"]) == ("quarantined", 1, True)
+        assert (await mesh.ask("getServiceStatus"))["health"]["panic"] == ["m1"]
+        works = [asyncio.ensure_future(mesh.infer()) for _ in range(3)]
+        await until(lambda: mesh.listed()["r1"]["currentLoad"] == 1)
+        assert (await mesh.ask("getServiceStatus"))["loadBalancer"]["waiting"] == 2
+        rack.let_go()
+        await asyncio.gather(*works)
+        assert mesh.states() == {"r1": "quarantined"}
+        await mesh.see(r1="healthy", within=15.0)
+        assert (await mesh.ask("getServiceStatus"))["health"]["panic"] == []
+        (begun,), (over,) = mesh.facts("model.panic"), mesh.facts("model.panic_over")
+        assert (begun["model"], begun["let_in"], over["model"]) == ("m1", ["r1"], "m1")
+
+    story(told, tmp_path)
+
+
+def test_rack_that_comes_and_goes_does_not_fill_the_log_and_its_last_state_is_told(tmp_path: Path) -> None:
+    async def told(mesh: Mesh) -> None:
+        rack = await mesh.rack("r1")
+        await mesh.see(r1="healthy")
+        link = mesh.orc.fleet.peer("r1")
+        assert link is not None
+        for _ in range(100):
+            link.drop("a test")
+            await asyncio.sleep(1.0)
+        lines = mesh.facts("worker.state")
+        assert len(lines) <= 5 + 100 / 5
+        assert sum(line.get("unsaid", 0) for line in lines) > 50
+        await asyncio.sleep(400.0)
+        assert mesh.facts("worker.state")[-1]["new"] == mesh.states()["r1"] == "healthy"
+        assert rack.endpoint == mesh.listed()["r1"]["address"]
+
+    story(told, tmp_path)
+
+
 def test_callers_haste_is_not_held_against_a_rack(tmp_path: Path) -> None:
     async def told(mesh: Mesh) -> None:
         rack = await mesh.rack("r1", Offer(capacity=50))

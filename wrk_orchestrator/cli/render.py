@@ -26,6 +26,7 @@ BAR = 40  # characters of the longest bar of a histogram
 ALWAYS_TOLD = {"requests": "requests", "errors": "errors", "averageProcessingTime": "ms on average"}
 KNOWN = {*ALWAYS_TOLD, "processingTime", "lastError"}  # the other figures of a method are told if they count
 WELL = "healthy"
+LET_IN = " (gets a call at a time all the same: too few others are in service)"
 
 
 def console() -> Console:
@@ -64,7 +65,8 @@ def workers_parts(workers: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     for worker in sorted(workers, key=lambda worker: str(worker["workerId"])):
         made.add_row(*_worker_cells(worker))
         if worker["cause"]:
-            reasons.append(cell(f"{worker['workerId']} is {worker['state']}: {worker['cause']}", "red"))
+            why = f"{worker['workerId']} is {worker['state']}: {worker['cause']}"
+            reasons.append(cell(why + LET_IN if worker.get("letIn") else why, "red"))
     return [made, *reasons]
 
 
@@ -120,6 +122,8 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for queue in balancer.get("queues", ()):
         seconds = queue["estimateMs"] / 1000
         yield "queue", f"{queue['model']}: {queue['waiting']} waiting, about {seconds:.3g} s"
+    if health.get("panic"):
+        yield "panic", f"{', '.join(health['panic'])}: too few workers, so those in quarantine are let in"
     for model, worker_id in balancer.get("loading", {}).items():
         yield "loading", f"{model} at {worker_id}"
     yield "requests", _counts(status["routing"])
