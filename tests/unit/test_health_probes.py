@@ -58,13 +58,15 @@ def test_when_all_of_a_large_fleet_is_in_doubt_the_rate_holds_too_and_nobody_is_
     assert {name for _, name in mesh.probed} == set(names)
 
 
-def test_one_in_doubt_goes_before_a_fleet_that_is_well() -> None:
+def test_one_in_doubt_goes_before_a_crowd_that_was_never_probed() -> None:
     mesh = HealthMesh(max_probe_rate=2.0)
-    mesh.racks(*(f"r{n}" for n in range(50)))
-    mesh.advance(30.0)
-    mesh.see("r7", O.CALL_FAILED)
+    doubtful = mesh.rack("doubtful")
+    mesh.until(lambda: bool(mesh.probed), within=7.0)
+    mesh.racks(*(f"r{n}" for n in range(100)))  # due within 20 s of each other, which takes 50
+    mesh.advance(50.0)
+    mesh.see(doubtful, O.CALL_FAILED)
     mesh.probed.clear()
-    mesh.until(lambda: any(name == "r7" for _, name in mesh.probed), within=2.0)
+    mesh.until(lambda: any(name == doubtful for _, name in mesh.probed), within=2.0)
 
 
 def test_a_rate_below_one_burst_still_probes() -> None:

@@ -433,6 +433,16 @@ def test_releasing_a_silent_rack_does_not_route_to_it() -> None:
     assert not any(isinstance(change, SetLimit) for change in changes)
 
 
+def test_releasing_a_stalled_rack_does_not_route_to_it() -> None:
+    for word in (O.OPERATOR_DRAIN, O.OPERATOR_QUARANTINE):
+        mesh = HealthMesh()
+        rack = mesh.rack("r1")
+        mesh.stop(rack)
+        mesh.until(lambda mesh=mesh, rack=rack: mesh.state(rack) == "suspect", within=3.0)  # type: ignore[misc]
+        mesh.see(rack, O.HOST_ANSWERS, word, O.OPERATOR_RELEASE)
+        assert (mesh.state(rack), mesh.limits[rack]) == ("suspect", 0), word
+
+
 def test_a_rack_that_says_goodbye_drains_and_comes_back_without_a_mark() -> None:
     mesh = HealthMesh()
     rack = mesh.rack("r1")
