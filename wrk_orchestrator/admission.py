@@ -1,9 +1,10 @@
 """The way in: a worker now, or a bounded wait for one, or a refusal.
 
 Who finds everything full waits by model, up to `routing.queueLimit` each and `routing.queueTotal` in all;
-where there is no room, whoever has most waiting gives way (fair_queue.py says who, and who is next). Only a
-full mesh makes anybody wait: that nobody serves a model is said at once. Whoever frees a slot says so by
-`wake`, which hands it on in the same call; a request that waits is an entry here and no task.
+where there is no room, whoever has most waiting gives way (fair_queue.py says who, and who is next). Who
+could not be answered in time is refused at once (prospect.py). Only a full mesh makes anybody wait: that
+nobody serves a model is said at once. Whoever frees a slot says so by `wake`, which hands it on in the same
+call; a request that waits is an entry here and no task.
 
 Invariants: no slot stays free beside a request that it fits; a request that was queued hears `granted` or
 `refused` once, unless it leaves before, and nothing of it is kept afterwards.
@@ -20,11 +21,12 @@ from wrk_base import errors
 
 from .fair_queue import MAX_LINES, Wish
 from .model_queue import Applicant, ModelQueue, Waiter, first_guess
+from .prospect import AnswerTime, latest, too_late
 from .records import Want, WorkerRecord
-from .wait_estimate import Pace
+from .wait_estimate import Pace, Paces
 
-PACES_KEPT = 1024  # beyond it the model whose queue was measured first is measured anew
-A_MOMENT = 0.05  # seconds; a refusal leaves that much before the request's deadline, so that it arrives
+RETURN_S = 2.0  # a rack that is started again is back by then; who waits longer is better told to come again
+MODELS_TIMED = 1024  # beyond it the one that answered first is timed anew
 QUEUES_SHOWN = 50
 
 T = TypeVar("T")
@@ -67,7 +69,9 @@ class Admission(Generic[T]):
         self._limits, self._workers, self._loads = limits, workers, loads
         self._loop = asyncio.get_running_loop()
         self._queues: dict[str, ModelQueue[T]] = {}
-        self._paces: dict[str, Pace] = {}
+        self._paces: Paces[str] = Paces()  # of whole queues
+        self._line_paces: Paces[Want] = Paces()
+        self._answer_times: dict[str, AnswerTime] = {}
         self._turn = 0
         self._roomy: dict[str, None] = {}
         self._waking = False
@@ -107,12 +111,13 @@ class Admission(Generic[T]):
     def _enqueue(self, waiter: Waiter[T], refusal: errors.WrkError | None) -> None:
         model_id, now = waiter.model_id, waiter.since
         queue = self._queues.get(model_id) or self._new_queue(model_id, refusal, now)
+        pace = self._line_pace(queue, waiter.wish, refusal, now)
+        until = self._until(waiter)
+        self._check_prospect(queue, waiter, pace, until)
         ousted = self._make_room(queue, waiter)
         self._queues[model_id] = queue
         queue.join(waiter, self._turn + 1)
         self.waiting += 1
-        patience = self._limits.timeout + self._loads.patience(model_id)
-        until = min(waiter.applicant.deadline - A_MOMENT, now + patience)
         waiter.timer = self._loop.call_at(until, self._late, waiter)
         waiter.applicant.queued(waiter)
         if ousted is not None:
@@ -121,12 +126,42 @@ class Admission(Generic[T]):
         self._loads.spread(waiter.wish, queue.pace.seconds(len(queue), now))
 
     def _new_queue(self, model_id: str, refusal: errors.WrkError | None, now: float) -> ModelQueue[T]:
-        queue: ModelQueue[T] = ModelQueue(model_id, self._turn + 1, self._pace(model_id, refusal))
-        if isinstance(refusal, errors.CapacityExceeded):
-            queue.pace.begin(now)
-        else:
-            queue.pace.pause()
-        return queue
+        pace = self._paces.of(model_id, first_guess(refusal))
+        _begin(pace, refusal, now)
+        return ModelQueue(model_id, self._turn + 1, pace)
+
+    def _line_pace(
+        self, queue: ModelQueue[T], wish: Wish, refusal: errors.WrkError | None, now: float
+    ) -> Pace:
+        pace = self._line_paces.of(wish.want, first_guess(refusal))
+        if not queue.has(wish):
+            _begin(pace, refusal, now)
+        return pace
+
+    def _until(self, waiter: Waiter[T]) -> float:
+        """When it gives up: later nobody waits, or no answer would come in time."""
+        timed = self._answer_times.get(waiter.model_id)
+        patience = self._limits.timeout + self._loads.patience(waiter.model_id)
+        likely = 0.0 if timed is None else timed.likely
+        return min(latest(waiter.since, waiter.applicant.deadline, likely), waiter.since + patience)
+
+    def _check_prospect(self, queue: ModelQueue[T], waiter: Waiter[T], pace: Pace, until: float) -> None:
+        """Raises `CapacityExceeded` for who would wait longer than it can; never for the first of a line."""
+        before, now = queue.before(waiter), waiter.since
+        wait = pace.measured(before + 1, now) if before else 0.0
+        if wait and too_late(now, wait, until):
+            left = waiter.applicant.deadline - now
+            reason = f"it would wait about {wait:.3g} s, too long for an answer within {left:.3g} s"
+            raise self._full(queue, reason, now)
+
+    def answered(self, model_id: str, seconds: float) -> None:
+        """An answer came, or the first item of one, so many seconds after it was asked for."""
+        timed = self._answer_times.get(model_id)
+        if timed is None:
+            if len(self._answer_times) >= MODELS_TIMED:
+                del self._answer_times[next(iter(self._answer_times))]
+            timed = self._answer_times[model_id] = AnswerTime()
+        timed.observe(seconds)
 
     def _make_room(self, queue: ModelQueue[T], waiter: Waiter[T]) -> Waiter[T] | None:
         """Who gave way, if anybody had to; raises `CapacityExceeded` where nobody does."""
@@ -216,6 +251,7 @@ class Admission(Generic[T]):
         queue = self._queues[waiter.model_id]
         queue.served(waiter, self._turn)
         queue.pace.moved(now)
+        self._line_paces.of(waiter.wish.want, first_guess(None)).moved(now)
         self._forget(waiter)
         waiter.applicant.granted(lease, now - waiter.since)
 
@@ -223,7 +259,7 @@ class Admission(Generic[T]):
         """Other workers serve these models than did before, or a load has ended.
 
         What nobody serves now is loaded again; for whom nobody is left at all is told. One that is listed
-        and out of service may return in time, and is waited for.
+        and out of service may return in time, and is waited for, but not longer than `RETURN_S`.
         """
         for model_id in models if self._queues else ():
             queue = self._queues.get(model_id)
@@ -232,8 +268,9 @@ class Admission(Generic[T]):
                     if not self._workers.in_service(*wish):
                         self._reconsider(queue, wish)
 
-    def _reconsider(self, queue: ModelQueue[T], wish: Wish) -> None:
+    def _reconsider(self, queue: ModelQueue[T], wish: Wish, *, patient: bool = True) -> None:
         queue.pace.pause()
+        self._line_paces.of(wish.want, first_guess(None)).pause()
         for waiter in queue.standing(wish):
             if waiter.timer is None:
                 continue
@@ -243,9 +280,23 @@ class Admission(Generic[T]):
                 return
             except errors.WrkError as nobody:
                 error = self._loads.begin(wish, nobody)
-                if error is None or self._workers.offered(*wish):
+                if error is None or (patient and self._wait_for_return(queue, wish)):
                     return
                 self._refuse(waiter, error)
+
+    def _wait_for_return(self, queue: ModelQueue[T], wish: Wish) -> bool:
+        """Whether a worker that is out of service may come back to this; somebody looks again then."""
+        if not self._workers.offered(*wish):
+            return False
+        if queue.stranded is None:
+            queue.stranded = self._loop.call_later(RETURN_S, self._nobody_returned, queue)
+        return True
+
+    def _nobody_returned(self, queue: ModelQueue[T]) -> None:
+        queue.stranded = None
+        for wish in queue.wishes():
+            if not self._workers.in_service(*wish):
+                self._reconsider(queue, wish, patient=False)
 
     # --- what is kept
 
@@ -264,13 +315,16 @@ class Admission(Generic[T]):
         waiter.timer.cancel()
         waiter.timer = None
         self.waiting -= 1
-        if not self._queues[waiter.model_id]:
+        queue = self._queues[waiter.model_id]
+        if not queue:
+            if queue.stranded is not None:
+                queue.stranded.cancel()
             del self._queues[waiter.model_id]
 
-    def _pace(self, model_id: str, refusal: errors.WrkError | None) -> Pace:
-        pace = self._paces.get(model_id)
-        if pace is None:
-            if len(self._paces) >= PACES_KEPT:
-                del self._paces[next(iter(self._paces))]
-            pace = self._paces[model_id] = Pace(first_guess(refusal))
-        return pace
+
+def _begin(pace: Pace, refusal: errors.WrkError | None, now: float) -> None:
+    """Somebody waits: for a free worker, or for one to come into service."""
+    if isinstance(refusal, errors.CapacityExceeded):
+        pace.begin(now)
+    else:
+        pace.pause()

@@ -64,6 +64,41 @@ class Flow(Generic[P]):
 Ring: TypeAlias = "OrderedDict[Flow[P], None]"
 
 
+class Line(Generic[P]):
+    """All with one wish, by class: the callers in turn, and how many of them have how many places here."""
+
+    __slots__ = ("lengths", "rings")
+
+    def __init__(self) -> None:
+        self.rings: tuple[Ring[P], ...] = tuple(OrderedDict() for _ in CLASSES)
+        self.lengths: tuple[dict[int, int], ...] = tuple({} for _ in CLASSES)
+
+    def changed(self, rank: int, before: int, after: int) -> None:
+        """A caller has `after` places here and had `before`."""
+        lengths = self.lengths[rank]
+        if before:
+            left = lengths[before] - 1
+            if left:
+                lengths[before] = left
+            else:
+                del lengths[before]
+        if after:
+            lengths[after] = lengths.get(after, 0) + 1
+
+    def before(self, rank: int, places: int) -> int:
+        """How many go before the next of a caller who has `places` here, if nobody else comes.
+
+        Each caller of the class has had as many turns by then, and each other class its share of turns.
+        """
+        same = sum([min(length, places + 1) * callers for length, callers in self.lengths[rank].items()])
+        others = 0
+        for other, lengths in enumerate(self.lengths):
+            if lengths and other != rank:
+                waiting = sum([length * callers for length, callers in lengths.items()])
+                others += min(waiting, (same + 1) * WEIGHTS[other] // WEIGHTS[rank])
+        return same + others
+
+
 class FairQueue(Generic[P]):
     """Those who wait for one model. `turn` is the number of the next request that any queue will serve."""
 
@@ -72,7 +107,7 @@ class FairQueue(Generic[P]):
         self._served_at = [turn - 1] * len(CLASSES)
         self._numbers = count()
         self._flows: dict[tuple[int, str], Flow[P]] = {}
-        self._lines: dict[Wish, tuple[Ring[P], ...]] = {}
+        self._lines: dict[Wish, Line[P]] = {}
         self._longest = tuple(_Lengths[P]() for _ in CLASSES)
 
     def __len__(self) -> int:
@@ -98,9 +133,10 @@ class FairQueue(Generic[P]):
         if lane is None:
             lane = flow.lanes[place.wish] = OrderedDict()
             if place.wish not in self._lines:
-                self._lines[place.wish] = tuple(OrderedDict() for _ in CLASSES)
-            self._lines[place.wish][rank][flow] = None
+                self._lines[place.wish] = Line()
+            self._lines[place.wish].rings[rank][flow] = None
         flow.places[place] = lane[place] = None
+        self._lines[place.wish].changed(rank, len(lane) - 1, len(lane))
         self._longest[rank].grew(flow)
         self.counts[rank] += 1
 
@@ -108,13 +144,14 @@ class FairQueue(Generic[P]):
         """It goes, for whatever reason; its caller keeps its turn."""
         rank, wish = place.rank, place.wish
         flow = self._flows[rank, place.caller]
-        lane = flow.lanes[wish]
+        lane, line = flow.lanes[wish], self._lines[wish]
         del flow.places[place], lane[place]
+        line.changed(rank, len(lane) + 1, len(lane))
         self._longest[rank].shrank(flow)
         self.counts[rank] -= 1
         if not lane:
-            del flow.lanes[wish], self._lines[wish][rank][flow]
-            if not any(self._lines[wish]):
+            del flow.lanes[wish], line.rings[rank][flow]
+            if not any(line.rings):
                 del self._lines[wish]
         if not flow.places:
             del self._flows[rank, place.caller]
@@ -125,13 +162,13 @@ class FairQueue(Generic[P]):
         self.leave(place)
         self._served_at[place.rank], flow.stands = turn, next(self._numbers)
         for wish in flow.lanes:
-            self._lines[wish][place.rank].move_to_end(flow)
+            self._lines[wish].rings[place.rank].move_to_end(flow)
 
     # Who is next.
 
     def heads(self, worker: WorkerRecord) -> Iterator[P]:
         """The next of each class among those that the worker fits."""
-        lines = [(wish, line) for wish, line in self._lines.items() if wish.fits(worker)]
+        lines = [(wish, line.rings) for wish, line in self._lines.items() if wish.fits(worker)]
         for rank, waiting in enumerate(self.counts):
             firsts = [(next(iter(line[rank])), wish) for wish, line in lines if line[rank]] if waiting else ()
             if firsts:
@@ -147,8 +184,17 @@ class FairQueue(Generic[P]):
 
     def standing(self, wish: Wish) -> list[P]:
         """All that wait in one line."""
-        rings = self._lines.get(wish, ())
+        line = self._lines.get(wish)
+        rings = () if line is None else line.rings
         return [place for ring in rings for flow in ring for place in flow.lanes[wish]]
+
+    def before(self, place: P) -> int:
+        """How many of its line go before `place`, which has not joined yet."""
+        line, flow = self._lines.get(place.wish), self._flows.get((place.rank, place.caller))
+        if line is None:
+            return 0
+        lane = None if flow is None else flow.lanes.get(place.wish)
+        return line.before(place.rank, len(lane) if lane is not None else 0)
 
     def crowding(self, place: P) -> P | None:
         """Who should go for `place` where there is no room: the newest of whoever has most waiting for its

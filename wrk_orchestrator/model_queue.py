@@ -63,6 +63,7 @@ class ModelQueue(FairQueue[Waiter[T]]):
     def __init__(self, model_id: str, turn: int, pace: Pace) -> None:
         super().__init__(turn)
         self.model_id, self.pace = model_id, pace
+        self.stranded: asyncio.TimerHandle | None = None  # while none that could is in service
 
     def retry_ms(self, now: float, loading: float) -> int:
         """When one who came now, behind all that wait, would get a worker."""

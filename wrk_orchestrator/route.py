@@ -418,7 +418,10 @@ class Route:
         worker_id = lease.worker.worker_id
         if self._account is not None:
             self._account.ended(worker_id, "ok" if error is None else error.name, now)
-        lease.done(ok=error is None, now=now, elapsed_s=(attempt.first_at or now) - started)
+        elapsed = (attempt.first_at or now) - started
+        lease.done(ok=error is None, now=now, elapsed_s=elapsed)
+        if error is None:
+            router.admission.answered(self._model, elapsed)
         router.links.note_outcome(worker_id, error, now - started)
         if error is not None and not_loaded(error):
             self._pardoned = (*self._pardoned, worker_id)

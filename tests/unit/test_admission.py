@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.fakes.aio import run
 from tests.fakes.no_loads import NoLoads
 from wrk_base import errors
-from wrk_orchestrator.admission import A_MOMENT, Admission, Limits
+from wrk_orchestrator.admission import Admission, Limits
 from wrk_orchestrator.fair_queue import CLASSES, MAX_LINES, Wish
 from wrk_orchestrator.model_queue import Waiter
+from wrk_orchestrator.prospect import A_MOMENT
 from wrk_orchestrator.records import Want, WorkerRecord
 
 NEVER = 1e9

@@ -240,3 +240,63 @@ def agree(line: Line, there: list[Place]) -> None:
         longest = rows.longest()
         most = max((n for (of, _), n in crowds.items() if of == rank), default=0)
         assert (len(longest.places) if longest is not None else 0) == most
+
+
+# --- who goes before
+
+
+def newcomer(caller: str, priority: str = "default", wish: Wish = ANY) -> Place:
+    return Place(wish, RANKS[priority], caller, 0.0)
+
+
+def test_nobody_goes_before_the_first() -> None:
+    assert Line().queue.before(newcomer("a")) == 0
+
+
+def test_own_requests_go_before_and_of_others_as_many_as_their_turns_come() -> None:
+    line = Line()
+    line.join("a", 100)
+    line.join("b", 3)
+    assert line.queue.before(newcomer("a")) == 103
+    assert line.queue.before(newcomer("b")) == 3 + 4
+    assert line.queue.before(newcomer("c")) == 2
+
+
+def test_other_classes_go_before_by_their_weights() -> None:
+    line = Line()
+    line.join("a", 100, "bulk")
+    line.join("b", 40, "default")
+    assert line.queue.before(newcomer("c", "interactive")) == 0
+    assert line.queue.before(newcomer("c", "bulk")) == 1 + 8
+    assert line.queue.before(newcomer("b", "default")) == 40 + 41 // 4
+
+
+def test_those_who_wait_for_something_else_are_not_counted() -> None:
+    line = Line()
+    line.join("a", 10, wish=GPU)
+    assert line.queue.before(newcomer("a")) == 0
+    assert line.queue.before(newcomer("b", wish=GPU)) == 1
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(CLASSES)), max_size=60),
+    st.integers(0, 30),
+    st.tuples(st.sampled_from("abcd"), st.sampled_from(CLASSES)),
+)
+def test_estimate_of_who_goes_before_is_near_the_truth(
+    waiting: list[tuple[str, str]], served: int, who: tuple[str, str]
+) -> None:
+    """Within one turn of each caller of the class and of each class, which is what it leaves open."""
+    line = Line()
+    for caller, priority in waiting:
+        line.joins(caller, priority)
+    for _ in range(min(served, len(line.queue))):
+        line.serves()
+    estimate = line.queue.before(newcomer(*who))
+    place = line.joins(*who)
+    truth = 0
+    while line.serves() is not place:
+        truth += 1
+    if len({priority for _, priority in [*waiting, who]}) == 1:
+        assert truth <= estimate <= truth + 4
+    assert estimate <= len(waiting)

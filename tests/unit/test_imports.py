@@ -82,6 +82,7 @@ PURE = (
     "wrk_orchestrator/quarantine_share.py",
     "wrk_orchestrator/records.py",
     "wrk_orchestrator/refusals.py",
+    "wrk_orchestrator/prospect.py",
     "wrk_orchestrator/retry_budget.py",
     "wrk_orchestrator/service_registry.py",
     "wrk_orchestrator/state_log.py",

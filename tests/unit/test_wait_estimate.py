@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wrk_orchestrator.wait_estimate import LEAST_S, MOST_S, Pace
+from wrk_orchestrator.wait_estimate import LEAST_S, MOST_S, PACES_KEPT, Pace, Paces
 
 
 def moved(*at: float, guess: float = 1.0) -> Pace:
@@ -54,3 +54,20 @@ def test_pause_without_anybody_waiting_is_no_gap() -> None:
 def test_what_is_promised_is_bounded() -> None:
     assert moved(guess=0.0).seconds(1, 0.0) == LEAST_S
     assert moved(guess=1e6).seconds(1, 0.0) == MOST_S
+
+
+def test_guess_is_not_measured_and_neither_is_a_pause() -> None:
+    assert moved(1.0, 2.0, 3.0).measured(5, 3.0) == 0.0
+    pace = moved(1.0, 2.0, 3.0, 4.0)
+    assert pace.measured(5, 4.0) == pytest.approx(5.0)
+    pace.pause()
+    assert pace.measured(5, 4.0) == 0.0
+
+
+def test_paces_are_kept_for_so_many_things() -> None:
+    paces: Paces[int] = Paces()
+    first = paces.of(0, 1.0)
+    for number in range(3 * PACES_KEPT):
+        paces.of(number, 1.0)
+    assert len(paces) == PACES_KEPT
+    assert paces.of(0, 1.0) is not first
