@@ -18,7 +18,7 @@ import uvloop
 from benchmarks.mesh import Mesh, member, mesh
 from benchmarks.report import Row
 from benchmarks.usage import cpu_seconds
-from wrk_base import boot, contract
+from wrk_base import contract, descriptors
 from wrk_base.rpc import wire
 from wrk_base.rpc.identity import Identity
 from wrk_base.rpc.server import Server
@@ -70,7 +70,7 @@ async def _watch(made: Mesh, orchestrator: str, endpoints: list[str]) -> float:
 
 async def _live(state: Path) -> None:
     """The racks' process: listen, say where and with which key, beat until killed."""
-    boot.raise_descriptor_limit()
+    descriptors.raise_limit()
     loop = asyncio.get_running_loop()
     servers, endpoints = [], []
     network = ZmqNetwork(loop, membership=member(state, "rack-0", "rack"))

@@ -14,7 +14,6 @@ import ctypes
 import gc
 import importlib
 import os
-import resource
 import signal
 import socket
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from . import clock
+from . import clock, descriptors, memory
 from . import log as logging
 from .config import Settings
 from .discovery import Discoveries, Discovery, combine
@@ -55,7 +54,6 @@ from .worker import Worker, WorkerContext
 
 GROUP = "wrk.workers"
 RACK_PREFIX = "wrk-rack-"
-DESCRIPTORS = 65_536  # two a link, two a caller; the soft limit of 1,024 ends at some 250 racks
 NO_MESH_LOOK_SECONDS = 0.25
 THREADS_SECONDS = 2.0  # for threads of handlers to end once the worker has stopped
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
@@ -219,8 +217,9 @@ def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mappi
     """Take the state directory, then live in the event loop. Raises `StartError`."""
     settings = loaded.settings
     level = settings.log.level if settings.log.level != "auto" else ("debug" if settings.debug else "info")
-    logging.configure(format=settings.log.format, level=level)
-    raise_descriptor_limit()
+    everything = settings.log.bodies or level == "debug"
+    most = None if everything else settings.log.same_events
+    calm = logging.configure(format=settings.log.format, level=level, most=most)
     rng = Random(SystemRandom().getrandbits(128))
     state = StateDir(arguments.state_dir or default_state_dir(environ))
     prefix = (
@@ -233,8 +232,11 @@ def run(kind: type[Worker], loaded: Loaded, arguments: Arguments, environ: Mappi
         own = state.identity(prefix, arguments.rack, rng)
         be_quick()
         identity = Identity(own.instance_id, own.epoch, kind.role, arguments.rack)
-        return _run_to_the_end(_live(kind, loaded, arguments, identity, state.path, prefix, rng, environ))
+        return _run_to_the_end(
+            _live(kind, loaded, arguments, identity, state.path, prefix, rng, environ, calm)
+        )
     finally:
+        calm.sum_up()
         lock.release()
 
 
@@ -247,9 +249,13 @@ async def _live(
     prefix: str,
     rng: Random,
     environ: Mapping[str, str],
+    calm: logging.Calm,
 ) -> int:
-    settings, log = loaded.settings, logging.get_logger(rack=arguments.rack)
+    log = logging.get_logger(rack=arguments.rack)
     stop = _StopOnSignals()
+    _raise_descriptor_limit(log)
+    settings = _affordable(loaded.settings, log)
+    _sum_up(asyncio.get_running_loop(), calm)
     if not await _in_a_mesh(kind, MeshFiles(state_dir, settings.discovery.mesh), stop, log):
         return 0
     membership = _membership(kind, settings, identity, state_dir, prefix, log)
@@ -274,6 +280,35 @@ async def _live(
         return await _serve(kind(context), StatusFile(state_dir / "status" / f"{prefix}.json"), stop)
     finally:
         network.close()
+
+
+def _raise_descriptor_limit(log: structlog.typing.FilteringBoundLogger) -> None:
+    limit = descriptors.raise_limit()
+    if limit < descriptors.FEW:
+        log.warning(
+            "worker.few_descriptors",
+            limit=limit,
+            advice="it refuses callers and racks for whom there is none: `ulimit -n 65536` before the start",
+        )
+
+
+def _affordable(settings: Settings, log: structlog.typing.FilteringBoundLogger) -> Settings:
+    spare = memory.spare()
+    less = memory.within(settings, spare)
+    if less != settings:
+        log.warning(
+            "worker.little_memory",
+            spare=spare,
+            process_bytes=less.rpc.process_bytes,
+            advice="rpc.processBytes was lowered to what `ulimit -v` leaves room for; more is refused",
+        )
+    return less
+
+
+def _sum_up(loop: asyncio.AbstractEventLoop, calm: logging.Calm) -> None:
+    """Tell of events that were not logged, as long as the loop runs."""
+    calm.sum_up()
+    loop.call_later(logging.A_WHILE, _sum_up, loop, calm)
 
 
 async def _in_a_mesh(
@@ -438,10 +473,3 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024)  # glibc takes no more
         mallopt(M_TRIM_THRESHOLD, 64 * 1024 * 1024)
-
-
-def raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -381,7 +381,10 @@ class LogSettings(Section, frozen=True):
         "more; higher hides what led up to a fault.")] = "auto"
     bodies: Annotated[bool, says(
         "Log what racks are asked and what they answer, shortened: to find a fault, on data that may be "
-        "seen. Off, no prompt reaches a log.")] = False
+        "seen. Off, no prompt reaches a log. On, nothing is held back by `sameEvents`.")] = False
+    same_events: Annotated[int, count(1, 1_000_000,
+        "Events of one kind that are logged in a second; further ones are counted, and told in one line. "
+        "Fewer keeps a storm from the disk; more shows each of many. At level debug all are logged.")] = 20
 
 
 class Settings(Section, frozen=True):

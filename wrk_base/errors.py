@@ -177,6 +177,11 @@ BY_NAME: dict[str, type[WrkError]] = {kind.name: kind for kind in _tree(WrkError
 """Wire name -> class."""
 
 
+def no_memory() -> CapacityExceeded:
+    """What a `MemoryError` is to a caller."""
+    return CapacityExceeded("there is no memory left for this request", retry_after_ms=1000)
+
+
 def from_wire(
     name: str,
     message: str,

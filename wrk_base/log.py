@@ -5,7 +5,8 @@
 An event is a dotted name in the past tense, its facts are numbers and texts, never payloads or keys.
 The invariant: logging never raises, never waits and never ends the process, whatever became of the
 reader at the other end. A line that cannot be written at once is dropped, and the next one that gets
-through says how many were (`lost_lines`).
+through says how many were (`lost_lines`). Nor do many events of one kind fill the disk: the first of each
+second are logged, and the others counted (`suppressed`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import logging
 import os
 import select
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -23,7 +24,10 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from . import clock
+from .log_throttle import Throttle
 
+A_WHILE = 1.0  # second
+SUMMARY = "log.suppressed"
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -33,16 +37,26 @@ LEVELS = {
 Event = MutableMapping[str, Any]
 
 
-def configure(*, format: str, level: str, stream: TextIO | None = None) -> None:
+def configure(
+    *,
+    format: str,
+    level: str,
+    stream: TextIO | None = None,
+    most: int | None = None,
+    now: Callable[[], float] = clock.monotonic,
+) -> Calm:
     """Set up logging of this process, also that of libraries (`logging`, warnings and above).
 
     `format` is auto, json or pretty; `level` debug, info, warning or error; `stream` defaults to
-    standard error. To be called before the first event: loggers keep what they found at first use.
+    standard error. Of events of one kind `most` are logged in a second (None: all); whoever asks for it
+    calls `sum_up` of what is returned once in a while. To be called before the first event: loggers keep
+    what they found at first use.
     """
+    calm = Calm(most, now)
     stream = sys.stderr if stream is None else stream
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
     structlog.configure(
-        processors=[_stamp, structlog.processors.add_log_level, *_renderers(stream, pretty)],
+        processors=[structlog.processors.add_log_level, calm, _stamp, *_renderers(stream, pretty)],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=_one(_Sink(stream)),
         cache_logger_on_first_use=True,
@@ -50,6 +64,7 @@ def configure(*, format: str, level: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)] + [_Forward()]
     root.setLevel(logging.WARNING)
+    return calm
 
 
 def get_logger(**facts: str | int) -> FilteringBoundLogger:
@@ -57,6 +72,42 @@ def get_logger(**facts: str | int) -> FilteringBoundLogger:
     logger: FilteringBoundLogger = structlog.get_logger(**facts)
     # An event that is filtered out costs the lazy logger six times as much as a real one.
     return logger.bind() if structlog.is_configured() else logger
+
+
+class Calm:
+    """Lets the first events of a kind pass, and counts the rest. Who asks for debug asks for all of it.
+
+    A kind is an event's name; of errors also the class of the exception, so that the first of each is seen.
+    """
+
+    def __init__(self, most: int | None, now: Callable[[], float]) -> None:
+        self._throttle = None if most is None else Throttle(most, A_WHILE)
+        self._now = now
+
+    def __call__(self, _sink: _Sink, _method: str, event: Event) -> Event:
+        if self._throttle is None or event["level"] == "debug" or event["event"] == SUMMARY:
+            return event
+        facts = self._throttle.facts(_kind(event), self._now())
+        if facts is None:
+            raise structlog.DropEvent
+        event.update(facts)
+        return event
+
+    def sum_up(self) -> None:
+        """Log how many were not, of each kind that has gone quiet since."""
+        for kind, suppressed in () if self._throttle is None else self._throttle.due(self._now()):
+            get_logger().warning(SUMMARY, kind=kind, suppressed=suppressed)
+
+
+def _kind(event: Event) -> str:
+    name, error = str(event["event"]), event.get("exc_info")
+    if error is True:
+        error = sys.exc_info()
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        return f"{name} {type(error).__name__}"
+    return f"{name} {event['library']}" if "library" in event else name
 
 
 class _Sink:

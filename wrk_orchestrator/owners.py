@@ -7,6 +7,8 @@ A worker may change its key (a new start after a rotation): the machine that cer
 
 from __future__ import annotations
 
+import contextlib
+
 from wrk_base import errors
 from wrk_base.rpc.identity import PeerInfo
 from wrk_base.store import Store
@@ -55,4 +57,7 @@ class Owners:
             self.forget(next(iter(self._owners)))
         self._owners[worker_id] = machine
         if self._store is not None:
-            self._store.put(KIND, worker_id, {"machine": machine}, writer=self._writer)
+            with contextlib.suppress(
+                errors.Internal
+            ):  # a full disk keeps nobody out: till a restart it holds
+                self._store.put(KIND, worker_id, {"machine": machine}, writer=self._writer)

@@ -18,7 +18,7 @@ import uvloop
 from benchmarks.gateway_side.mock_rack import MockRack
 from benchmarks.mesh import NAME, member
 from benchmarks.side_by_side import cell
-from wrk_base import boot, log
+from wrk_base import boot, descriptors, log
 from wrk_base.discovery import combine
 from wrk_base.discovery.local import LocalDiscovery
 from wrk_base.rpc.identity import Identity
@@ -60,6 +60,6 @@ async def _live(state: Path, racks: int) -> None:
 
 if __name__ == "__main__":
     log.configure(format="json", level="error")
-    boot.raise_descriptor_limit()
+    descriptors.raise_limit()
     boot.be_quick()
     uvloop.run(_live(Path(sys.argv[1]), int(sys.argv[2])))

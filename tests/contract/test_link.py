@@ -59,6 +59,8 @@ class Served(Watch):
         self.doubts.append(routing_id)
         self.noted()
 
+    def on_crowded(self) -> None: ...
+
     def on_malformed(self) -> None:
         self.malformed += 1
         self.noted()

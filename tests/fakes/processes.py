@@ -169,11 +169,12 @@ def spawn_worker(
     command: Sequence[str] = THIS_PYTHON,
     in_mesh: bool = True,
     interface: str = LOOPBACK,
+    output: int | None = None,
 ) -> ProcessHandle:
     """Start a worker and do not wait for it; for starts that are meant to fail or to race.
 
     The machine, which is what a state directory stands for, is in the mesh unless `in_mesh` is False. An
-    `interface` of "" leaves the choice to the worker.
+    `interface` of "" leaves the choice to the worker. `output` is a descriptor to write to instead of a log.
     """
     rest = list(args)
     state = Path(_value(rest, "--state-dir") or tmp_path / "state")
@@ -190,7 +191,7 @@ def spawn_worker(
         process = subprocess.Popen(
             [*command, *rest],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=log if output is None else output,
             stderr=subprocess.STDOUT,
             cwd=cwd or tmp_path,
             env={**mine, "PYTHONPATH": str(ROOT), **(env or {})},

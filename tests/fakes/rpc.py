@@ -191,6 +191,8 @@ class Impostor(Watch):
     def on_doubt(self, routing_id: bytes) -> None:
         """It does not care."""
 
+    def on_crowded(self) -> None: ...
+
     def on_malformed(self) -> None:
         """It does not care."""
 

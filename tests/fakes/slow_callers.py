@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from wrk_base.boot import raise_descriptor_limit
+from wrk_base import descriptors
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
@@ -188,7 +188,7 @@ def _until_end_of_input() -> Iterator[bool]:
 
 
 if __name__ == "__main__":
-    raise_descriptor_limit()
+    descriptors.raise_limit()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.nice(NICE)
     crowd = Crowd(msgspec.json.decode(sys.argv[1], type=Plan))

@@ -40,6 +40,7 @@ PURE = (
     "wrk_base/discovery/table.py",
     "wrk_base/model_servers/addresses.py",
     "wrk_base/model_servers/recognition.py",
+    "wrk_base/log_throttle.py",
     "wrk_base/rpc/body.py",
     "wrk_base/rpc/calls.py",
     "wrk_base/rpc/flow.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -231,3 +232,29 @@ def test_what_is_of_the_wrong_kind_ends_nothing(tmp_path: Path, content: str) ->
             assert "+r1" in town.heard
 
     story(told, tmp_path)
+
+
+def test_without_a_descriptor_to_look_with_nobody_is_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what changed meanwhile is seen when there is one again."""
+    real, short = Path.read_bytes, asyncio.Event()
+
+    def read(path: Path) -> bytes:
+        if short.is_set():
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+    async def story() -> None:
+        async with Town(tmp_path) as town:
+            town.starts(rack(1))
+            assert await town.looks() == ["+r1"]
+            short.set()
+            town.starts(rack(2))
+            assert await town.looks() == []
+            short.clear()
+            assert await town.looks() == ["+r2"]
+
+    run(story(), "virtual")

@@ -150,6 +150,85 @@ def test_a_traceback_shows_code_and_no_values(format: str, stream: io.StringIO) 
     assert "\x1b" not in stream.getvalue()
 
 
+# --- storms
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
+
+
+def test_a_storm_costs_some_lines_a_second_and_is_summed_up(stream: io.StringIO, clock: Hands) -> None:
+    calm = log.configure(format="json", level="info", stream=stream, most=3, now=clock)
+    for number in range(1000):
+        log.get_logger().warning("link.lost", number=number)
+    log.get_logger().info("worker.joined")
+    calm.sum_up()
+    clock.now = 1.0
+    calm.sum_up()
+    calm.sum_up()
+    shown = [(event["event"], event.get("number"), event.get("suppressed")) for event in events(stream)]
+    assert shown == [
+        ("link.lost", 0, None),
+        ("link.lost", 1, None),
+        ("link.lost", 2, None),
+        ("worker.joined", None, None),
+        ("log.suppressed", None, 997),
+    ]
+    assert events(stream)[-1]["kind"] == "link.lost"
+
+
+def test_a_storm_that_goes_on_says_so(stream: io.StringIO, clock: Hands) -> None:
+    log.configure(format="json", level="info", stream=stream, most=1, now=clock)
+    for second in range(3):
+        clock.now = second
+        for _ in range(10):
+            log.get_logger().warning("link.lost")
+    assert [event.get("suppressed") for event in events(stream)] == [None, 9, 9]
+
+
+def test_the_first_of_each_error_is_seen_whatever_else_fails(stream: io.StringIO, clock: Hands) -> None:
+    log.configure(format="json", level="info", stream=stream, most=2, now=clock)
+    for error in [*[ValueError("a")] * 100, KeyError("b"), OSError("c")]:
+        log.get_logger().error("handler.failed", exc_info=error)
+    for library in ("one", *["one"] * 9, "two"):
+        logging.getLogger(library).warning("trouble")
+    seen = [event.get("exception", event.get("library")) for event in events(stream)]
+    assert ["a" in text for text in seen[:2]] == [True, True]
+    assert ["'b'" in seen[2], "c" in seen[3]] == [True, True]
+    assert seen[4:] == ["one", "one", "two"]
+
+
+def test_who_asks_for_debug_sees_everything(stream: io.StringIO, clock: Hands) -> None:
+    log.configure(format="json", level="debug", stream=stream, most=1, now=clock)
+    for _ in range(100):
+        log.get_logger().debug("request.routed")
+    assert len(events(stream)) == 100
+
+
+def test_what_is_held_back_costs_no_look_at_its_facts(stream: io.StringIO, clock: Hands) -> None:
+    class Costly:
+        looks = 0
+
+        def __str__(self) -> str:
+            Costly.looks += 1
+            return ""
+
+    log.configure(format="json", level="info", stream=stream, most=1, now=clock)
+    for _ in range(10):
+        log.get_logger().info("x.y", fact=Costly())
+    assert Costly.looks == 1
+
+
 # --- libraries
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wrk_base.log_throttle import Throttle
 from wrk_base.security import z85
 
 from . import Found, OnFound, OtherMesh
@@ -65,7 +66,7 @@ class Hearsay:
         self._unsealed = TokenBucket(UNSEALED_RATE, UNSEALED_PEERS)
         self._named: set[str] = set()
         self._meshes: dict[OtherMesh, None] = {}
-        self._forged_logged_at = float("-inf")
+        self._forgeries = Throttle(1, FORGED_LOGGED_EVERY)
         self._counters = dict.fromkeys(("found", "gone", OTHER_MESH, OUT_OF_REACH, MALFORMED, FORGED), 0)
 
     def begin(self, own: Advert | None, reach: Reach, on_found: OnFound, on_gone: OnFound) -> None:
@@ -187,8 +188,7 @@ class Hearsay:
 
     def _count_forged(self, advert: Advert, now: float) -> None:
         self._counters[FORGED] += 1
-        if now - self._forged_logged_at >= FORGED_LOGGED_EVERY:
-            self._forged_logged_at = now
+        if self._forgeries.facts("discovery.forged", now) is not None:
             self._log.warning(
                 "discovery.forged",
                 worker=advert.worker_id,

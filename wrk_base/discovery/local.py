@@ -7,6 +7,7 @@ it. A crash leaves a file behind, so these are hints like all others.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -55,11 +56,14 @@ class LocalDiscovery:
 
     def _look(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
-        files = _files_in(self._directory)
-        if files == self._files:
+        try:
+            files = _files_in(self._directory)
+            if files == self._files:
+                return
+            now = {found.endpoint: found for found in read_status(self._directory, self._mesh)}
+        except OSError:  # there is no descriptor to look with: what was known stays until there is one
             return
         self._files = files
-        now = {found.endpoint: found for found in read_status(self._directory, self._mesh)}
         before, self._known = self._known, {end: f for end, f in now.items() if f.worker_id != self._own}
         for endpoint, found in before.items():
             if self._known.get(endpoint) != found:
@@ -70,7 +74,8 @@ class LocalDiscovery:
 
 
 def read_status(directory: Path, mesh: str) -> Iterator[Found]:
-    """What the status files in `directory` say of processes of `mesh`."""
+    """What the status files in `directory` say of processes of `mesh`. Raises `OSError` where none can be
+    read."""
     for path in sorted(directory.glob("*.json")):
         try:
             status = json.loads(path.read_bytes())
@@ -78,7 +83,9 @@ def read_status(directory: Path, mesh: str) -> Iterator[Found]:
                 facts = (status[name] for name in ("endpoint", "instanceId", "role"))
                 endpoint, worker_id, role = map(str, facts)
                 yield Found(endpoint, "local", worker_id, 0, role, str(status.get("publicKey", "")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             continue  # gone by now, or none of ours
 
 
@@ -90,5 +97,5 @@ def _files_in(directory: Path) -> Files:
                 (entry.name, entry.inode(), entry.stat(follow_symlinks=False).st_mtime_ns)
                 for entry in entries
             )
-    except OSError:
+    except FileNotFoundError:
         return frozenset()

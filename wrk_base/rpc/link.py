@@ -83,6 +83,9 @@ class ListenerEvents(Protocol):
     def on_malformed(self) -> None:
         """A peer sent something other than one or two frames; it was discarded."""
 
+    def on_crowded(self) -> None:
+        """A connection was ended at once, as there are hardly any file descriptors left."""
+
 
 class LinkEvents(Protocol):
     def on_up(self) -> None: ...

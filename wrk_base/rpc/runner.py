@@ -458,6 +458,9 @@ class Runner:
             stats.cancels += 1
         if isinstance(error, errors.WrkError):
             known = error
+        elif isinstance(error, MemoryError):
+            self._log.error("rpc.no_memory", method=request.handler.method)
+            known = errors.no_memory()
         else:
             # The traceback is for this machine's log; the caller learns that it was not its fault.
             self._log.error("rpc.handler_failed", method=request.handler.method, exc_info=error)

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from .. import errors
+from ..log_throttle import Throttle
 from . import wire
 from .body import Assembly, Budget, reserve
 from .flow import Flow
@@ -33,7 +34,7 @@ DOUBT_CHECKS = (0.0, 0.005, 0.05, 0.5)  # seconds after a lost connection until 
 MALFORMED_LOGGED = 100  # malformed messages of one caller until the log names it, once: a log is no counter
 LOAD_SECONDS = 0.01  # a load that is younger tells an orchestrator nothing that its own leases do not
 STRANGERS_MAY = (wire.HELLO, wire.JOIN, wire.BYE)
-WARN_EVERY = 1.0  # second and event: whoever reaches the port must not fill the disk
+WARN_EVERY = 1.0  # second and event: whoever reaches the port does not fill the disk
 FAREWELL = 1  # id of the PING whose PONG says that a caller has read everything before it
 
 
@@ -73,6 +74,7 @@ class Server:
             "expelled": 0,
             "strangers": 0,
             "notAllowed": 0,
+            "crowdedOut": 0,
         }
         self.on_join: Callable[[bytes], bytes] | None = None
         self.piggyback: Callable[[], dict[str, Any]] | None = None
@@ -88,7 +90,7 @@ class Server:
         self._holding: asyncio.TimerHandle | None = None
         self._tick: Tick | None = None
         self._membership: Membership | None = None
-        self._warn_again_at: dict[str, float] = {}
+        self._warnings = Throttle(1, WARN_EVERY)
         self._unheard: set[bytes] = set()
         self._heard = asyncio.Event()
 
@@ -238,6 +240,10 @@ class Server:
     def on_malformed(self) -> None:
         self._malformed(None)
 
+    def on_crowded(self) -> None:
+        self.counters["crowdedOut"] += 1
+        self._warn("rpc.no_descriptors", so_far=self.counters["crowdedOut"], advice="raise `ulimit -n`")
+
     def on_drained(self) -> None:
         arrived, self._arrived = self._arrived, []
         started = self._loop.time()
@@ -352,10 +358,9 @@ class Server:
 
     def _warn(self, event: str, **facts: Any) -> None:
         """Log what others can bring about at will, at most once in a while."""
-        now = self._loop.time()
-        if now >= self._warn_again_at.get(event, now):
-            self._warn_again_at[event] = now + WARN_EVERY
-            self._log.warning(event, **facts)
+        more = self._warnings.facts(event, self._loop.time())
+        if more is not None:
+            self._log.warning(event, **facts, **more)
 
     def _join(self, caller: Caller, body: bytes) -> None:
         """A machine asks to become a member: with its invitation, which is all that it has."""

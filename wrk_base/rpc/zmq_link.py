@@ -18,13 +18,14 @@ import secrets
 import select
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from socket import SHUT_RDWR, socket
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from .. import descriptors
 from ..errors import StartError
 from ..security import z85
 from ..security.zap import DOMAIN, Door
@@ -424,7 +425,10 @@ class ZmqListener(_Driven):
             where = _peer_of(fd)
             if where is None:
                 return
-            if not self._lobby.enter(fd, where, self._loop.time()):
+            if descriptors.is_short(fd, descriptors.KEPT_FROM_CALLERS):
+                _break(fd, where)
+                self._events.on_crowded()
+            elif not self._lobby.enter(fd, where, self._loop.time()):
                 _break(fd, where)
             elif self._lobby_timer is None:
                 self._lobby_timer = self._loop.call_later(LOBBY_SECONDS, self._clear_lobby)
@@ -474,6 +478,9 @@ class ZmqLink(_Driven):
         sock.setsockopt(zmq.RECONNECT_IVL, -1)
         sock.setsockopt(zmq.CONNECT_TIMEOUT, network.options.handshake_timeout)
         super().__init__(network, sock)
+        if descriptors.is_short(self._fd, descriptors.KEPT_FROM_LINKS):
+            sock.close(0)
+            raise zmq.ZMQError(errno.EMFILE)
         self._events = events
         self._up = False
         self._monitor: _Monitor | None = None
@@ -630,9 +637,28 @@ class _Monitor:
             self._pair.close(0)
 
 
+@contextlib.contextmanager
+def _connection(fd: int) -> Iterator[socket]:
+    """The connection behind a descriptor of ZeroMQ's, by one of our own that leads there for as long as it
+    is looked at; where there is none left, by ZeroMQ's."""
+    try:
+        own = os.dup(fd)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        borrowed = socket(fileno=fd)
+        try:
+            yield borrowed
+        finally:
+            borrowed.detach()
+        return
+    with socket(fileno=own) as connection:
+        yield connection
+
+
 def _peer_of(fd: int) -> Where | None:
     """Whom a descriptor of ZeroMQ's is connected to; None when it is gone already."""
-    with contextlib.suppress(OSError, ValueError, IndexError), socket(fileno=os.dup(fd)) as connection:
+    with contextlib.suppress(OSError, ValueError, IndexError), _connection(fd) as connection:
         host, port = connection.getpeername()[:2]
         return str(host), int(port)
     return None
@@ -643,7 +669,7 @@ def _break(fd: int, where: Where | None = None) -> None:
     the number may belong to another by now."""
     if where is not None and _peer_of(fd) != where:
         return
-    with contextlib.suppress(OSError), socket(fileno=os.dup(fd)) as connection:
+    with contextlib.suppress(OSError), _connection(fd) as connection:
         connection.shutdown(SHUT_RDWR)
 
 

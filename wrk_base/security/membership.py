@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StartError, Unauthenticated
+from ..log_throttle import Throttle
 from ..rpc.identity import BadGreeting
 from . import z85
 from .certificate import TOLERANCE_S, Member, Trust, Untrusted
@@ -59,7 +60,7 @@ class Membership:
         if self._renew_own_right():
             self._machine = files.load()
         self._certify()
-        self._warned_at = self._log_again_at = float("-inf")
+        self._reminders, self._refusals = Throttle(1, WARN_EVERY_S), Throttle(1, LOG_EVERY_S)
 
     # --- what links ask for
 
@@ -115,9 +116,10 @@ class Membership:
                 return False  # as most that come: no file is locked for it, nor for a forged one
             newer = self._files.accept_revocations(packed)
         except (Untrusted, StartError, OSError) as error:
-            if self._wall() >= self._log_again_at:  # a member may send them as fast as it likes
-                self._log_again_at = self._wall() + LOG_EVERY_S
-                self._log.warning("membership.revocations_refused", reason=str(error))
+            event = "membership.revocations_refused"
+            more = self._refusals.facts(event, self._wall())  # a member may send them as fast as it likes
+            if more is not None:
+                self._log.warning(event, reason=str(error), **more)
             return False
         if newer is not None:
             self._reload()
@@ -220,9 +222,7 @@ class Membership:
         self._renew_at = now + (self._own.until - now) * RENEW_AT
 
     def _warn(self, left_s: float) -> None:
-        now = self._wall()
-        if now - self._warned_at >= WARN_EVERY_S:
-            self._warned_at = now
+        if self._reminders.facts("membership.runs_out", self._wall()) is not None:
             self._log.warning(
                 "membership.runs_out",
                 days_left=round(left_s / 86_400, 1),

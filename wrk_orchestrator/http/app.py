@@ -139,6 +139,9 @@ class App:
         if isinstance(error, HTTPException) and error.status_code < 500:
             return translated(error, scope)
         where = {"method": scope["method"], "path": scope["path"][:200]}
+        if isinstance(error, MemoryError):
+            self._service.log.error("http.no_memory", request_id=request_id, **where)
+            return errors.no_memory()
         self._service.log.error("http.failed", request_id=request_id, **where, exc_info=error)
         return errors.Internal("something failed here; the log says what, under this request id")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from wrk_base import errors
+from wrk_base import descriptors, errors
 from wrk_base.config import HttpSettings
 
 from .direct import AtOnce, Cycle, Direct
@@ -91,7 +91,8 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=1)  # `pause_writing` comes with the first byte that waits
-        if len(self.connections) > self._bounds.connections and not self._make_room():
+        full = len(self.connections) > self._bounds.connections or _is_short(transport)
+        if full and not self._make_room():
             self._refused = True
             self._say(errors.Unavailable("there are too many connections", retry_after_ms=1000))
             transport.close()
@@ -384,3 +385,9 @@ class Protocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _is_short(transport: asyncio.Transport) -> bool:
+    """Whether this connection has one of the last file descriptors, which are kept for others."""
+    sock = transport.get_extra_info("socket")
+    return sock is not None and descriptors.is_short(sock.fileno(), descriptors.KEPT_FROM_HTTP)

@@ -12,13 +12,13 @@ import contextlib
 import errno
 import functools
 import os
-import resource
 import socket
 import ssl
 from typing import cast
 
 import uvicorn
 
+from wrk_base import descriptors
 from wrk_base.config import HttpSettings
 from wrk_base.errors import StartError
 
@@ -27,7 +27,6 @@ from .direct import AtOnce
 from .protocol import Bounds, Protocol, Resting
 
 BACKLOG = 2048  # connections that wait for one turn of the loop
-RESERVED = 64  # file descriptors that callers by HTTP never get: links to racks need them
 UNSENT_BYTES = 16_384  # what the kernel takes ahead of a slow reader; the rest waits where it is looked at
 
 
@@ -148,10 +147,8 @@ class _Server(uvicorn.Server):
 
 def _affordable(connections: int) -> int:
     """No more than there are descriptors for, once the process has what it needs."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return connections
-    return max(1, min(connections, limit - len(os.listdir("/dev/fd")) - RESERVED))
+    free = descriptors.limit() - len(os.listdir("/dev/fd")) - descriptors.KEPT_FROM_HTTP
+    return max(1, min(connections, free))
 
 
 def _bind(host: str, port: int) -> socket.socket:
