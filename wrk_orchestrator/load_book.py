@@ -42,8 +42,10 @@ class LoadBook:
         load = self.under_way.pop(model)
         took = now - load.since
         if reason:
-            failures = self._failures.setdefault(model, {})
-            failures[load.worker_id] = Failure(reason, now + REST_S)
+            self._failures[model] = {
+                **self.failures(model, now),  # those of long ago are forgotten: workers come and go
+                load.worker_id: Failure(reason, now + REST_S),
+            }
         else:
             before = self._took.get(model, took)
             self._took[model] = (before + took) / 2

@@ -22,6 +22,7 @@ from wrk_base.errors import CapacityExceeded
 from .fact_index import FactIndex
 from .records import Change, Changes, Joined, Left, Updated, Want, WorkerRecord
 
+MAX_WORKERS = 20_000  # twice what a mesh is built for, some 3 KB each; ids are made up freely by operators
 MAX_GONE_MODELS = 10_000  # passers-by could name models for ever; the longest gone is forgotten (3 MB)
 
 Row: TypeAlias = dict[str, WorkerRecord]
@@ -215,6 +216,8 @@ class ServiceRegistry:
     # Entering and leaving.
 
     def _check_cap(self, record: WorkerRecord, leaving: WorkerRecord | None) -> None:
+        if len(self._workers) >= MAX_WORKERS and record.worker_id not in self._workers and leaving is None:
+            raise CapacityExceeded(f"{MAX_WORKERS} workers are registered, and no further ones may be")
         if not self._cap:
             return
         own = {record.worker_id} if leaving is None else {record.worker_id, leaving.worker_id}

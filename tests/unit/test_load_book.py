@@ -64,3 +64,13 @@ def test_models_that_are_remembered_are_bounded() -> None:
             book.end(f"m{number}", reason, 1.0)
     assert len(book._took) == len(book._failures) == MODELS_KEPT
     assert book.seconds("m0") == FIRST_GUESS_S
+
+
+def test_workers_that_failed_long_ago_are_forgotten() -> None:
+    """They come and go; their failures do not stay with the model."""
+    book, now = LoadBook(), 0.0
+    for number in range(1000):
+        book.begin("m", f"w{number}", now)
+        book.end("m", "no room", now)
+        now += REST_S / 10
+    assert len(book._failures["m"]) <= 10

@@ -498,3 +498,17 @@ def test_model_that_a_worker_has_put_out_is_cold_until_it_says_more() -> None:
     assert registry.cool("w1", "m") == registry.cool("w1", "never") == registry.cool("nobody", "m") == ()
     registry.register(offer, 1.0)
     assert registry.models() == {"m": 1, "n": 1}
+
+
+def test_workers_are_bounded_whoever_registers_them(
+    registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_registry, "MAX_WORKERS", 3)
+    for name in ("w1", "w2", "w3"):
+        registry.register(offer(name), now=0)
+    with pytest.raises(CapacityExceeded, match="3 workers"):
+        registry.register(offer("w4"), now=0)
+    registry.register(offer("w3", "other"), now=1)
+    registry.remove("w1")
+    registry.register(offer("w4"), now=2)
+    assert len(registry) == 3
