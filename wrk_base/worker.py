@@ -389,6 +389,7 @@ class Worker:
             "waiting": self.server.waiting,
             "heldBytes": self.server.held_bytes,
             "callers": len(self.server.callers),
+            "tasks": len(asyncio.all_tasks()),
             "counters": {
                 **self.server.counters,
                 "lateReplies": self.peers.late_answers,

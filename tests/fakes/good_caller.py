@@ -35,8 +35,8 @@ class Answers:
 class GoodCaller:
     """Keeps connections and makes new ones when none is free, as clients do."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: str, body: bytes = SIMULATE) -> None:
+        self._endpoint, self._body = endpoint, body
         self._free: list[Raw] = []
 
     async def ask(self, seconds: float, a_second: float = 100.0) -> Answers:
@@ -59,7 +59,7 @@ class GoodCaller:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 connection = self._free.pop() if self._free else await Raw.connect(self._endpoint)
-                connection.post(SIMULATE)
+                connection.post(self._body)
                 status, _, _ = await connection.answer()
             if status == 200:
                 answers.seconds.append(clock.monotonic() - due)
