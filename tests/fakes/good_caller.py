@@ -13,6 +13,7 @@ from tests.fakes.http_house import SIMULATE, Raw
 from wrk_base import clock
 
 PATIENCE_S = 5.0
+KEPT_S = 30.0  # a connection that rests longer is closed here, before the server does it under a request
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class GoodCaller:
 
     def __init__(self, endpoint: str, body: bytes = SIMULATE) -> None:
         self._endpoint, self._body = endpoint, body
-        self._free: list[Raw] = []
+        self._free: list[tuple[Raw, float]] = []  # and since when; the one used last comes last
 
     async def ask(self, seconds: float, a_second: float = 100.0) -> Answers:
         answers = Answers()
@@ -50,20 +51,26 @@ class GoodCaller:
         return answers
 
     async def close(self) -> None:
-        for connection in self._free:
+        for connection, _ in self._free:
             await connection.close()
         self._free.clear()
+
+    async def _connection(self) -> Raw:
+        before = clock.monotonic() - KEPT_S
+        while self._free and self._free[0][1] < before:
+            await self._free.pop(0)[0].close()
+        return self._free.pop()[0] if self._free else await Raw.connect(self._endpoint)
 
     async def _one(self, due: float, answers: Answers) -> None:
         connection = None
         try:
             async with asyncio.timeout(PATIENCE_S):
-                connection = self._free.pop() if self._free else await Raw.connect(self._endpoint)
+                connection = await self._connection()
                 connection.post(self._body)
                 status, _, _ = await connection.answer()
             if status == 200:
                 answers.seconds.append(clock.monotonic() - due)
-                self._free.append(connection)
+                self._free.append((connection, clock.monotonic()))
                 return
             answers.failures.append(str(status))
         except (OSError, EOFError, TimeoutError) as error:
