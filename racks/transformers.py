@@ -9,7 +9,7 @@ imported when the model is opened, never before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -26,7 +26,8 @@ from . import openai_replies
 from .causal_model import CausalModel, Source, load
 from .generator import Generator
 from .loading import find_model, in_daemon_thread
-from .openai_replies import Finish, Map
+from .openai_replies import ID_BITS, Finish, Map
+from .resuming import Begun, begun_as, behind
 from .scheduler import Answer, Scheduler
 from .text_requests import Defaults, Task, TextRequest, read_request
 from .token_text import TokenText
@@ -82,6 +83,7 @@ class TransformersRack(Rack):
             max_concurrent=self.options.max_concurrent,
             labels={"device": self._model.device},
             facts={self.model_id: contract.ModelFacts(tags, self._model.context)},
+            resumable=True,
         )
 
     async def open(self) -> None:
@@ -105,13 +107,26 @@ class TransformersRack(Rack):
         self._prompts.shutdown(wait=False, cancel_futures=True)
 
     async def infer(
-        self, model_id: str, input_data: Any, options: contract.Options
+        self, model_id: str, input_data: Any, options: contract.RackOptions
     ) -> AsyncIterator[Map | Final]:
-        """Streams the chunks of an answer; the final value is the whole of it."""
-        assert self._generator is not None
+        """Streams the chunks of an answer; the final value is the whole of it.
+
+        What another rack began is made again: the id of an answer is the seed of one that names none.
+        """
         request = read_request(options.task, input_data, self._defaults)
-        answer = await self._begin(request)
-        reply = self._reply(model_id, request)
+        had = options.resume_from
+        begun = begun_as(had) or Begun(clock.wall_ms() // 1000, self.context.rng.getrandbits(ID_BITS))
+        async for item in behind(had, self._written(model_id, request, begun)):
+            yield item
+
+    async def _written(
+        self, model_id: str, request: TextRequest, begun: Begun
+    ) -> AsyncGenerator[Map | Final, None]:
+        assert self._generator is not None
+        answer = await self._begin(request, begun)
+        reply = REPLIES[request.task](
+            begun.bits, begun.created, model_id, include_usage=request.include_usage
+        )
         opening, pieces, finish = reply.opening(), [], None
         async with aclosing(self._generator.updates(answer)) as updates:
             async for update in updates:
@@ -128,20 +143,14 @@ class TransformersRack(Rack):
             yield reply.closing(usage)
         yield Final(reply.whole("".join(pieces), finish, usage))
 
-    async def _begin(self, request: TextRequest) -> Answer:
+    async def _begin(self, request: TextRequest, begun: Begun) -> Answer:
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._prompts, self._model.read, request)
         room = self._model.context - len(prompt)
         seed = request.sampling.seed
-        chance = Random(self.context.rng.getrandbits(64) if seed is None else seed)
+        chance = Random(begun.bits if seed is None else seed)
         text = TokenText(self._model.decode, prompt, request.stops)
         return Answer(prompt, min(request.max_tokens, room), request.sampling, chance, text)
-
-    def _reply(self, model_id: str, request: TextRequest) -> Reply:
-        bits = self.context.rng.getrandbits(openai_replies.ID_BITS)
-        return REPLIES[request.task](
-            bits, clock.wall_ms() // 1000, model_id, include_usage=request.include_usage
-        )
 
 
 class Raw:

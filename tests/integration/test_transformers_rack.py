@@ -19,7 +19,9 @@ from tests.fakes.aio import run
 from tests.fakes.gateway import Gateway, gateway
 from tests.fakes.processes import START_S, ProcessHandle, client, spawn_worker, start_worker
 from tests.fakes.tiny_model import CONTEXT, make_model
-from wrk_base import SyncClient, errors
+from wrk_base import SyncClient, contract, errors
+from wrk_base.rpc import wire
+from wrk_base.rpc.peers import Peers
 
 MODEL = "tiny"
 RACK = ("--wtype", "racks.transformers:TransformersRack")
@@ -141,6 +143,31 @@ def test_a_seed_says_the_same_again_in_whatever_company(mesh: SyncClient) -> Non
     first, second, third, again = run(story())
     assert first == again == alone
     assert len({first, second, third}) == 3
+
+
+@needs_model
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0}, {"temperature": 1.5, "seed": 3}, {"temperature": 1.5}]
+)
+def test_it_goes_on_with_a_stream_that_another_rack_began(
+    rack: ProcessHandle, sampling: dict[str, Any]
+) -> None:
+    asked = {**GREEDY, **sampling, "stream_options": {"include_usage": True}}
+
+    async def read(peers: Peers, options: dict[str, Any]) -> tuple[list[Any], Any]:
+        body = {"modelId": MODEL, "inputData": asked, "options": {"task": "chat", **options}}
+        stream = peers.stream(rack.endpoint, "runInference", body, timeout=60.0, idle=60.0)
+        return [item async for item in stream], stream.value
+
+    async def story() -> None:
+        async with client(rack) as peers:
+            items, value = await read(peers, {})
+            packed = [wire.pack_body(item) for item in items[:15]]
+            progress = contract.Progress(wire.MSGPACK, packed, 1000, 2**20)
+            rest = await read(peers, {"resumeFrom": contract.as_body(progress)})
+            assert rest == (items[15:], value)
+
+    run(story())
 
 
 @needs_model
