@@ -190,10 +190,6 @@ class Admission(Generic[T]):
         error = queue.late(waited, now, self._loads.seconds_left(waiter.model_id))
         waiter.applicant.refused(error, waited)
 
-    def crowded(self, model_id: str) -> bool:
-        """Whether anybody waits for this model."""
-        return model_id in self._queues
-
     # --- slots
 
     def wake(self, worker_id: str) -> None:

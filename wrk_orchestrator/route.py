@@ -249,8 +249,6 @@ class Route:
         first = self._attempt
         if first is None or self._rival is not None or first.delivered or not self._may_run_twice():
             return
-        if router.admission.crowded(self._model):
-            return
         if not router.balancer.has_spare(want_of(self._model, self._needs)):
             return
         lease = self._another()

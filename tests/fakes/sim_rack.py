@@ -63,6 +63,15 @@ class Caller:
         told = self.rack.describe()
         return told.models, told.cold
 
+    async def told(self, body: dict[str, Any]) -> Any:
+        """What it answers to this, whole."""
+        return await self._peers.request(self.rack.endpoint, "runInference", body, timeout=60.0)
+
+    async def items(self, body: dict[str, Any]) -> list[Any]:
+        """The same as a stream."""
+        stream = self._peers.stream(self.rack.endpoint, "runInference", body, timeout=60.0, idle=60.0)
+        return [item async for item in stream]
+
     def stream(self, task: str, input_data: Any) -> Stream:
         return self._peers.stream(
             self.rack.endpoint, "runInference", _asked(task, input_data), timeout=60.0, idle=60.0

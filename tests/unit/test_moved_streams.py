@@ -81,9 +81,8 @@ class Mesh(Site):
             await rack.stop()
 
     async def over(self) -> None:
-        for name in list(self.orc.registry.models()):
-            assert not self.orc.admission.crowded(name)
         await quiet()
+        assert not self.orc.admission.waiting
         assert self.orc.balancer.leases == 0
         assert self.orc.router.kept.used == 0
 
@@ -114,7 +113,7 @@ async def read(mesh: Mesh, stream: Stream, losses: dict[int, str]) -> list[Any]:
 def without_ids(told: Any) -> Any:
     """What two answers have in common: not their ids, nor when they began, nor which rack ended them."""
     if isinstance(told, bytes):
-        return re.sub(rb"[0-9a-f]{24}", b"", told)
+        return re.sub(rb'[0-9a-f]{24}|"created_at":[0-9]+', b"", told)
     private = ("id", "created", "worker", "created_at", "item_id")
     return (
         {key: value for key, value in told.items() if key not in private} if isinstance(told, dict) else told
@@ -237,6 +236,41 @@ def test_who_reads_nothing_for_long_behind_a_move_blames_nobody(tmp_path: Path) 
         assert stream.facts["attempts"] == 2
 
     told(story, tmp_path, **{"routing.streamIdleTimeout": "5000"})
+
+
+def test_a_move_is_counted_as_a_retry_and_not_refused_as_one(tmp_path: Path) -> None:
+    async def story(mesh: Mesh) -> None:
+        stream = mesh.stream()
+        assert len(await read(mesh, stream, {3: "crash", 9: "crash"})) == 40
+        budget = mesh.orc.router.book("sim-model").budget
+        now = asyncio.get_running_loop().time()
+        assert sum(budget.spend(now) for _ in range(20)) == 10 - 2
+
+    told(story, tmp_path, **{"routing.retryBudgetMin": "1"})
+
+
+def test_a_stream_that_moves_stays_with_its_model(tmp_path: Path) -> None:
+    async def story(mesh: Mesh) -> None:
+        await mesh.add("other", models="other-model")
+        stream = mesh.stream()
+        error = await broken(mesh, stream)
+        assert list(error.data["workers"]) == ["r1"]
+
+    told(story, tmp_path, count=1, **{"routing.fallbacks": '{"sim-model": ["other-model"]}'})
+
+
+def test_who_leaves_a_long_stream_is_no_deadline_that_its_rack_missed(tmp_path: Path) -> None:
+    async def story(mesh: Mesh) -> None:
+        body = {"modelId": "sim-model", "inputData": {"prompt": "p", "sim": {"words": 100, "interval": 1000}}}
+        method = "routeInferenceRequest"
+        async for item in mesh.asker.stream(mesh.orc.endpoint, method, body, timeout=5.0, idle=30.0):
+            if item["index"] == 10:
+                break
+        await quiet()
+        now = asyncio.get_running_loop().time()
+        assert mesh.orc.health_monitor.describe("r1", now)["deadlineMisses"] == 0
+
+    told(story, tmp_path, count=1)
 
 
 # --- what cannot move says how far it came

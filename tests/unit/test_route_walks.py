@@ -12,6 +12,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,8 +159,8 @@ class World:
         return [(rack, *call) for rack in self.racks.values() for call in rack.calls.values()]
 
     def answer(self, which: int, _: int) -> None:
-        rack, call, at = self.open[which % len(self.open)]
-        if self.stream and (at or call.received):
+        rack, call, _at = self.open[which % len(self.open)]
+        if self.stream and call.received:
             self.end(which, _)
             return
         del rack.calls[id(call)]
@@ -173,6 +174,12 @@ class World:
         rack.calls[id(call)] = (call, at + count)
         given = tuple(b"%d" % number for number in range(at, at + count))
         assert call.items(call.received, wire.OCTETS, given)
+
+    def mistype(self, which: int, _: int) -> None:
+        _rack, call, at = self.open[which % len(self.open)]
+        if self.stream and call.base and not call.received and call.granted:
+            assert not call.items(0, wire.JSON, (b"%d" % at,)), "they do not go with those before"
+            self.fail(which, 4)
 
     def end(self, which: int, _: int) -> None:
         rack, call, _ = self.open[which % len(self.open)]
@@ -216,7 +223,7 @@ class World:
         self.route.cancel(errors.Cancelled("its caller left"))
 
 
-NEEDS_A_CALL = {"answer", "items", "end", "fail"}
+NEEDS_A_CALL = {"answer", "items", "end", "fail", "mistype"}
 STEPS = [
     *NEEDS_A_CALL,
     "items",
@@ -253,6 +260,21 @@ def test_whatever_happens_there_is_one_outcome_and_nothing_is_left(
                 getattr(world, name)(which, count)
             check_underway(world)
         world.cancel()
+        check_end(world)
+
+    run(walk(), "virtual")
+
+
+@pytest.mark.parametrize("violation", ["answer", "mistype"])
+def test_what_does_not_follow_the_items_that_came_ends_the_stream(violation: str) -> None:
+    async def walk() -> None:
+        world = World(stream=True, repeatable=True, resumable=True, resume_bytes=10_000)
+        world.items(0, 2)
+        world.fail(0, 0)
+        getattr(world, violation)(0, 0)
+        (outcome,) = world.caller.outcomes
+        assert type(outcome) is errors.Internal
+        assert outcome.data["items"] == 6
         check_end(world)
 
     run(walk(), "virtual")
