@@ -405,13 +405,13 @@ def test_options_have_the_names_of_python_or_those_of_the_wire(tmp_path: Path) -
         await client.infer("m1", "x", task="chat", session_id="s", repeatable=False, requirements=needs)
         await client.infer("m1", "x", **{"sessionId": "s", "idempotencyKey": "k"})  # type: ignore[typeddict-item]
         assert seen == [
-            contract.Options(
+            contract.RackOptions(
                 task="chat",
                 session_id="s",
                 repeatable=False,
                 requirements=contract.Requirements(capabilities=["gpu"], min_capacity=2),
             ),
-            contract.Options(session_id="s", idempotency_key="k"),
+            contract.RackOptions(session_id="s", idempotency_key="k"),
         ]
 
     story(told, tmp_path)
