@@ -112,6 +112,8 @@ class Walk:
         if seen is O.LINK_UP:
             self.probes.pop(name, None)  # what the old link was asked, the new one may be asked again
         self.holds[name] = WORDS.get(seen, self.holds[name])
+        if seen is O.OPERATOR_RELEASE:
+            self.until.pop(name, None)
         if seen in HEARD:
             self.heard[name] = self.now
         self.take(self.monitor.observe(name, seen, self.now, busy=busy), seen)
@@ -148,8 +150,8 @@ class Walk:
         assert change.cause
         self.states[name] = change.new
         if change.old is S.QUARANTINED and change.new in (S.HEALTHY, S.PROBATION):
-            assert seen is O.OPERATOR_RELEASE or self.now >= self.until[name], "early exit from quarantine"
-        if change.new is S.PROBATION or seen is O.OPERATOR_RELEASE:
+            assert self.now >= self.until.get(name, -inf), "early exit from quarantine"
+        if change.new is S.PROBATION:
             self.until.pop(name, None)  # also cut short, where the share is used up when it returns
         if change.new is S.HEALTHY:
             assert self.now >= self.until.get(name, -inf), "a way around quarantine"
