@@ -30,6 +30,7 @@ from wrk_base import errors
 
 LOOK_S = 0.02
 DEADLINE_S = 5.0
+LONG_S = 0.3  # three times what any of the racks takes by itself
 WITHIN_S = 3_600.0
 
 
@@ -117,6 +118,14 @@ class Witness:
         )
         assert len(took) >= 200, f"{len(took)} answers are too few to tell"
         return float(took[int(0.99 * len(took))])
+
+    def felt(self, since: float, until: float) -> int:
+        """Requests that a fault has touched: sent again, or on their way for long."""
+        return sum(
+            answer["attempts"] != 1 or answer["at"] - answer["sent"] > LONG_S
+            for answer in self.answers
+            if since <= answer["sent"] < until
+        )
 
     def turns(self, rack: str, since: float, until: float) -> list[dict[str, Any]]:
         """When routing was told to start or to stop."""

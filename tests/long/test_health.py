@@ -264,9 +264,10 @@ def test_a_cut_link_is_out_in_time_and_back_in_time(street: Street, fault: str) 
         said = "stayed" if out is None else f"out after {out:.2f} s"
         show(
             f"{fault} cut for {seconds:g} s: {said}, back {back:.2f} s after, others' p99 x {slower:.2f},",
-            f"{dict(seen.outcomes(began))}",
+            f"felt by {seen.felt(began, healed)}, {dict(seen.outcomes(began))}",
         )
         now = seen.state(host)
+        assert seen.felt(began, healed) > 0
         assert out is None or out <= MAX_OUT
         assert seconds < MAX_OUT or out is not None
         assert now is not None
@@ -288,8 +289,9 @@ def test_a_flapping_link_changes_routing_rarely_and_troubles_nobody_else(street:
     slower = street.slowdown("r1", began, healed)
     show(
         f"a link 1 s up, 1 s down for {minutes} min: {len(turns)} turns of routing,",
-        f"others' p99 x {slower:.2f}; {dict(seen.outcomes(began))}",
+        f"felt by {seen.felt(began, healed)}, others' p99 x {slower:.2f}; {dict(seen.outcomes(began))}",
     )
+    assert seen.felt(began, healed) >= 30 * minutes
     assert len(turns) <= 60 * minutes / 5
     assert slower <= MAX_SLOWDOWN
     wait_until(lambda: (seen.state("r1") or {}).get("routable"), 60.0, "it is routable again")
