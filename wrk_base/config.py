@@ -273,6 +273,10 @@ class RoutingSettings(Section, frozen=True):
     load_timeout: Annotated[int, ms(1, DAY,
         "How long a rack may take to load a model; a request that waits for it waits so much longer than "
         "`queueTimeout`. Shorter tries another rack sooner; longer suits large models.")] = 300_000
+    start_grace: Annotated[int, ms(0, HOUR,
+        "How long after its start an orchestrator lets requests wait for models that nobody serves yet, "
+        "unless the racks that it knew are back before. Shorter says sooner that a model is not there; "
+        "longer forgives racks that are found slowly.")] = 3000
     retry_budget_share: Annotated[float, share(
         "Retries allowed as a share of the last 10 s of requests. Lower protects a struggling mesh from "
         "retry storms; higher hides more failures.")] = 0.2

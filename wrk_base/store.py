@@ -1,9 +1,12 @@
 """A small store of records in one SQLite file: what must survive a restart and is not a setting.
 
 A record is {kind, id, version, writer, deleted, body}. Versions rise by one with every change and a
-deletion leaves a tombstone, so that copies of a store can later be told newer from older. It must not
-know what the bodies mean. One process (the holder of the lock) writes a file, from one thread; each
-change is one statement and thus all or nothing.
+deletion leaves a tombstone, so that copies of a store can be told newer from older. It must not know what
+the bodies mean. One process (the holder of the lock) writes a file, from one thread; each change is one
+statement and thus all or nothing.
+
+Kinds of which several processes hold copies are written and read as whole rows, whose versions come from
+whoever keeps the copies alike.
 """
 
 from __future__ import annotations
@@ -13,21 +16,23 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from .errors import Internal, StartError
 
-LAYOUT = 1  # PRAGMA user_version; 0 is a new file
+LAYOUT = 2  # PRAGMA user_version; 0 is a new file, 1 has no column `changed`
 BUSY_MS = 1000  # for a backup that reads meanwhile; longer would stall the event loop for longer
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS records (
     kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, writer TEXT NOT NULL,
-    deleted INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, id)
+    deleted INTEGER NOT NULL, body TEXT NOT NULL, changed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (kind, id)
 ) WITHOUT ROWID
 """
+_WITH_CHANGED = "ALTER TABLE records ADD COLUMN changed INTEGER NOT NULL DEFAULT 0"
 _COLUMNS = "kind, id, version, writer, deleted, body"
 _PUT = f"""
 INSERT INTO records ({_COLUMNS}) VALUES (?, ?, 1, ?, 0, ?) ON CONFLICT (kind, id) DO UPDATE
@@ -39,6 +44,12 @@ WHERE kind = ? AND id = ? AND NOT deleted RETURNING {_COLUMNS}
 """
 _GET = f"SELECT {_COLUMNS} FROM records WHERE kind = ? AND id = ?"
 _ALL = f"SELECT {_COLUMNS} FROM records WHERE kind = ? AND NOT deleted ORDER BY id"
+_ROWS = f"SELECT {_COLUMNS}, changed FROM records WHERE kind = ?"
+_WRITE = f"INSERT OR REPLACE INTO records ({_COLUMNS}, changed) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_FORGET = "DELETE FROM records WHERE kind = ? AND id = ?"
+
+WholeRow: TypeAlias = tuple[str, str, int, str, bool, str, int]
+"""kind, id, version, writer, deleted, body as text, changed (Unix ms, of a tombstone)"""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -94,6 +105,23 @@ class Store:
         with self._translated():
             return [_record(row) for row in self._db.execute(_ALL, (kind,))]
 
+    # --- copies
+
+    def rows(self, kind: str) -> list[WholeRow]:
+        """Every row of this kind, tombstones too."""
+        with self._translated():
+            return [(*row[:4], bool(row[4]), *row[5:]) for row in self._db.execute(_ROWS, (kind,))]
+
+    def write(self, row: WholeRow) -> None:
+        """Keep this row in the place of what there was, newer or older."""
+        with self._translated():
+            self._db.execute(_WRITE, row)
+
+    def forget(self, kind: str, id: str) -> None:
+        """Leave no trace, not even a tombstone."""
+        with self._translated():
+            self._db.execute(_FORGET, (kind, id))
+
     def close(self) -> None:
         """Idempotent."""
         self._db.close()
@@ -106,9 +134,11 @@ class Store:
         if verdict != "ok":
             raise sqlite3.DatabaseError(" ".join(verdict.split()))
         (layout,) = self._db.execute("PRAGMA user_version").fetchone()
-        if layout not in (0, LAYOUT):
+        if layout not in range(LAYOUT + 1):
             raise sqlite3.DatabaseError(f"its layout {layout} is of a newer version than this one: upgrade")
         self._db.execute(_TABLE)
+        if layout == 1:
+            self._db.execute(_WITH_CHANGED)
         self._db.execute(f"PRAGMA user_version = {LAYOUT}")  # a write: shows now that there can be one
 
     def _unusable(self, error: Exception) -> StartError:

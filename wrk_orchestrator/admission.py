@@ -264,6 +264,10 @@ class Admission(Generic[T]):
                     if not self._workers.in_service(*wish):
                         self._reconsider(queue, wish)
 
+    def review_all(self) -> None:
+        """Look at everybody who waits once more."""
+        self.review(list(self._queues))
+
     def _reconsider(self, queue: ModelQueue[T], wish: Wish, *, patient: bool = True) -> None:
         queue.pace.pause()
         self._line_paces.of(wish.want, first_guess(None)).pause()

@@ -120,7 +120,9 @@ class Fleet:
         spawn: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
         on_room: Callable[[str], None],
         on_offers: Callable[[Iterable[str]], None],
-        on_left: Callable[[WorkerRecord], None],
+        on_listed: Callable[[WorkerRecord], None],
+        on_left: Callable[[WorkerRecord, str], None],
+        on_orchestrator: Callable[[str], None],
         on_silent: Callable[[str], None],
         probe_timeout: float,
         max_links: int,
@@ -134,6 +136,7 @@ class Fleet:
         self._on_room, self._on_offers, self._on_left = on_room, on_offers, on_left
         self._on_silent = on_silent
         self._silent: dict[str, None] = {}
+        self._on_listed, self._on_orchestrator = on_listed, on_orchestrator
         self._probe_timeout, self._max_links, self._log = probe_timeout, max_links, log
         self._loop = asyncio.get_running_loop()
         self._state_log = StateLog()
@@ -150,8 +153,17 @@ class Fleet:
         if link is None or link.answers is None or link.answers.epoch != found.epoch:
             self._open_link(found.endpoint, found.source)
 
-    def register(self, offer: contract.Registration, *, source: str, by: PeerInfo | None) -> WorkerRecord:
+    def hear_with_key(self, found: Found) -> None:
+        """The same with the key that was known there, which nobody has told this process yet."""
+        self._learn(found.endpoint, found.key)
+        self.hear(found)
+
+    def register(
+        self, offer: contract.Registration, *, source: str, by: PeerInfo | None, at: int = 0
+    ) -> WorkerRecord:
         """Enter a worker; `by` is the worker itself, None when somebody else registers it (manual).
+
+        `at` is when that was said, in Unix milliseconds; 0: now.
 
         Raises `BadRequest` for an address that cannot be one, `PermissionDenied` for an identity in
         use, `CapacityExceeded` for `maxWorkersPerModel`.
@@ -181,7 +193,7 @@ class Fleet:
             epoch=by.epoch if by is not None else 0,
             source=source,
             manual=by is None,
-            registered_at=clock.wall_ms(),
+            registered_at=at or clock.wall_ms(),
             public_key=key,
         )
         self._carry_out(self.registry.register(record, self._loop.time()))
@@ -249,9 +261,11 @@ class Fleet:
                     "worker.joined", worker=worker.worker_id, address=worker.address, source=worker.source
                 )
                 self._act(self.health.add(worker.worker_id, worker.models, worker.max_concurrent, now))
+                self._on_listed(worker)
                 self._connect(worker)
             elif isinstance(change, Updated):
                 self._act(self.health.update(worker.worker_id, worker.models, worker.max_concurrent))
+                self._on_listed(worker)
                 if worker.address != change.before.address:
                     # No work for it before it was dialled there.
                     self.observe(worker.worker_id, Observation.CONNECTION_LOST, "it has moved")
@@ -263,7 +277,7 @@ class Fleet:
                 self._act(self.health.remove(worker.worker_id))
                 self._silent.pop(worker.worker_id, None)
                 self._disconnect(worker.worker_id)
-                self._on_left(worker)
+                self._on_left(worker, change.reason)
         for change in changes:
             self._on_offers(_concerned(change))
 
@@ -311,6 +325,8 @@ class Fleet:
         assert info is not None
         if info.role == "orchestrator" or not (link.claims or info.role == "rack"):
             self._refuse(link, f"no rack answers there, but one in the role of {info.role}")
+            if info.role == "orchestrator" and not link.claims:
+                self._on_orchestrator(link.endpoint)
             return
         try:
             self._owners.claim(info)
@@ -380,6 +396,15 @@ class Fleet:
             if type(in_flight) is int and type(capacity) is int and in_flight >= 0 and capacity >= 0:
                 self.balancer.report_load(worker_id, in_flight, capacity, now)
                 self._on_room(worker_id)
+
+    def held(self, worker_id: str) -> str:
+        """What an operator holds a listed worker for: drain, quarantine, or nothing."""
+        return str(self.health.describe(worker_id, self._loop.time())["hold"])
+
+    def is_back(self, instance_id: str) -> bool:
+        """Whether a rack that was known before is linked and has said what it offers."""
+        record = self.registry.holder(instance_id)
+        return record is not None and self.is_ready(record.worker_id)
 
     # --- models that are not loaded
 

@@ -26,6 +26,11 @@ from .fleet import Fleet
 from .health_monitor import HealthMonitor
 from .health_policy import HealthPolicy
 from .health_table import Observation
+from .holds import Holds
+from .http.key_bridge import KeyBridge
+from .http.key_files import KeyFile
+from .kept_registrations import KeptRegistrations
+from .known_racks import KnownRacks
 from .load_balancer import Lease, LoadBalancer
 from .members import Members
 from .model_loader import ModelLoader
@@ -33,13 +38,15 @@ from .model_names import ModelNames
 from .owners import Owners
 from .question import Question
 from .records import WorkerRecord
+from .replicator import COMPARE, EXCHANGE, Replicator
 from .routing import Router
 from .service_registry import ServiceRegistry
+from .shared_records import SharedRecords
+from .start_grace import StartGrace
 from .strategies import Tuning
 from .telling import simulated
 
 TICK_SECONDS = 0.25
-REGISTRATION = "registration"
 
 
 class OrchestratorWorker(Worker):
@@ -76,7 +83,13 @@ class OrchestratorWorker(Worker):
             log=self.log,
         )
         limits = _queue_limits(settings.routing)
-        self.admission: Admission[Lease] = Admission(limits, self.balancer, self.loader)
+        self.grace = StartGrace(
+            self.loader,
+            settings.routing.start_grace / 1000,
+            queues=limits.per_model > 0,
+            on_end=lambda: self._grace_over(),
+        )
+        self.admission: Admission[Lease] = Admission(limits, self.balancer, self.grace)
         self.owners = Owners(self.identity.worker_id)
         self.fleet = Fleet(
             registry=self.registry,
@@ -87,7 +100,9 @@ class OrchestratorWorker(Worker):
             spawn=self.spawn,
             on_room=self.admission.wake,
             on_offers=self.admission.review,
-            on_left=self._forget,
+            on_listed=lambda record: self._listed(record),
+            on_left=lambda record, reason: self._left(record, reason),
+            on_orchestrator=lambda endpoint: self.replicator.dial(endpoint),
             on_silent=lambda worker_id: self.router.leave(worker_id),
             probe_timeout=settings.health.probe_timeout / 1000,
             max_links=settings.rpc.max_peers,
@@ -111,6 +126,16 @@ class OrchestratorWorker(Worker):
             names=self.names,
         )
         self._store: Store | None = None
+        own = self.identity.worker_id
+        self.records = SharedRecords(own, self.log, self._loop.time)
+        self.replicator = Replicator(
+            self.records, self.peers, own, spawn=self.spawn, rng=context.rng, log=self.log
+        )
+        self.holds = Holds(self.records, self.registry, self.fleet.observe, self.fleet.held)
+        self.registrations = KeptRegistrations(self.records, self.fleet, self.log)
+        self.known_racks = KnownRacks(own, self.log)
+        keys = KeyFile(context.state_dir)
+        self.api_keys = KeyBridge(keys, self.records, own, self._loop.time, self.log)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._sweeping: asyncio.Task[Any] | None = None
         self._respond_as_orchestrator()
@@ -127,6 +152,8 @@ class OrchestratorWorker(Worker):
         self.respond("drainWorker", lambda body: self.hold(body, Observation.OPERATOR_DRAIN))
         self.respond("quarantineWorker", lambda body: self.hold(body, Observation.OPERATOR_QUARANTINE))
         self.respond("releaseWorker", lambda body: self.hold(body, Observation.OPERATOR_RELEASE))
+        self.respond(COMPARE, self.replicator.compare)
+        self.respond(EXCHANGE, self.replicator.exchange)
         self.respond("listMembers", lambda _: self.members.list())
         self.respond("renewMachine", self.members.renew)
         self.respond("registerRack", self._register_rack)
@@ -138,17 +165,26 @@ class OrchestratorWorker(Worker):
     async def open(self) -> None:
         self._store = Store(self.context.state_dir / f"{self.context.prefix}.sqlite")
         self.owners.open(self._store)
+        self.records.open(self._store)
+        self.known_racks.open(self._store)
+        self.api_keys.open(self._store)
 
     async def on_listening(self) -> None:
-        self._restore_registrations()
+        self.registrations.restore()
+        self.grace.begin_now(self.known_racks.ids())
+        for found in self.known_racks.hints():
+            self.fleet.hear_with_key(found)
         self._tick()
+        self.replicator.start()
         self._plan_sweep()
 
     def on_found(self, found: Found) -> None:
-        self.fleet.hear(found)
+        if not self.replicator.hear(found):
+            self.fleet.hear(found)
 
     async def before_drain(self) -> None:
         self._cancel_timer("sweep")
+        self.replicator.stop()
 
     async def after_drain(self) -> None:
         self._cancel_timer("tick")
@@ -161,6 +197,8 @@ class OrchestratorWorker(Worker):
     def _tick(self) -> None:
         self._timers["tick"] = self._loop.call_later(TICK_SECONDS, self._tick)
         self.fleet.tick(self.lag.last)
+        self.api_keys.look()
+        self.grace.look(self.fleet.is_back)
 
     def _plan_sweep(self) -> None:
         seconds = self.settings.service_discovery_interval / 1000
@@ -174,7 +212,7 @@ class OrchestratorWorker(Worker):
     async def _discover(self) -> None:
         await self.context.discovery.sweep()
         for found in self.context.discovery.known():
-            self.fleet.hear(found)
+            self.on_found(found)
 
     def _cancel_timer(self, name: str) -> None:
         timer = self._timers.pop(name, None)
@@ -189,44 +227,33 @@ class OrchestratorWorker(Worker):
         itself = by if by is not None and by.worker_id == offer.worker_id else None
         if itself is None:
             _check_operator(by, offer.worker_id)
-        record = self.fleet.register(offer, source=source, by=itself)
         if itself is None:
-            self._keep(offer, source)
+            record = self.registrations.enter(offer, source)
+        else:
+            record = self.fleet.register(offer, source=source, by=itself)
         lease = self.settings.worker_timeout
         return contract.as_body(contract.Registered(record.worker_id, record.registered_at, lease))
 
     def unregister(self, worker_id: str) -> dict[str, Any]:
         """`unregisterWorker`; raises `WorkerNotFound`."""
         record = self.fleet.entry(worker_id)
-        if self._store is not None and record.manual:
-            self._store.delete(REGISTRATION, record.worker_id, writer=self.identity.worker_id)
         self.fleet.remove(record.worker_id, "unregistered")
         return {"success": True}
 
-    def _keep(self, offer: contract.Registration, source: str) -> None:
-        if self._store is not None:
-            body = {"offer": contract.as_body(offer), "source": source}
-            self._store.put(REGISTRATION, offer.worker_id, body, writer=self.identity.worker_id)
+    def _grace_over(self) -> None:
+        self.admission.review_all()
+        for rack in self.known_racks.ids():
+            if not self.fleet.is_back(rack):
+                self.known_racks.missed(rack)
 
-    def _forget(self, record: WorkerRecord) -> None:
-        """What is kept is what is listed: an entry that became one with another must not return."""
-        if self._store is None or not record.manual:
-            return
-        try:
-            self._store.delete(REGISTRATION, record.worker_id, writer=self.identity.worker_id)
-        except errors.WrkError as error:
-            self.log.error("worker.not_forgotten", worker=record.worker_id, reason=error.message)
+    def _listed(self, record: WorkerRecord) -> None:
+        self.holds.apply(record)
+        self.known_racks.note(record)
 
-    def _restore_registrations(self) -> None:
-        assert self._store is not None
-        for kept in self._store.all(REGISTRATION):
-            try:
-                offer = contract.parse(
-                    contract.Registration, kept.body["offer"], what=f"kept registration {kept.id}"
-                )
-                self.fleet.register(offer, source=str(kept.body["source"]), by=None)
-            except (errors.WrkError, KeyError) as error:
-                self.log.warning("worker.not_restored", worker=kept.id, reason=str(error))
+    def _left(self, record: WorkerRecord, reason: str) -> None:
+        self.registrations.forget(record)
+        if not self.stopping:
+            self.known_racks.forget(record.instance_id)
 
     def _register_worker(self, body: Any, request: Request) -> dict[str, Any]:
         return self.register(body, source="rpc", by=request.peer)
@@ -325,7 +352,12 @@ class OrchestratorWorker(Worker):
         """`findAvailableWorker`: the lookaside way. `modelId` is there where the rack has to be asked for
         another model than the one named."""
         want = contract.parse(contract.FindWorker, body)
-        worker_id, model = self.router.find(want, models)
+        try:
+            worker_id, model = self.router.find(want, models)
+        except (errors.NoWorkersAvailable, errors.NoWorkersMatch):
+            if self.grace.active:
+                raise self.grace.still_looking() from None
+            raise
         found = {"success": True, "worker": self.show(self.fleet.entry(worker_id))}
         return found if model == want.model_id else {**found, "modelId": model}
 
@@ -333,13 +365,20 @@ class OrchestratorWorker(Worker):
 
     def hold(self, body: Any, word: Observation) -> dict[str, Any]:
         """`drainWorker`, `quarantineWorker`, `releaseWorker`; raises `WorkerNotFound`."""
-        record = self.fleet.entry(contract.parse(contract.WorkerRef, body).worker_id)
-        self.fleet.observe(record.worker_id, word, "by an operator")
-        return {
-            "success": True,
-            "workerId": record.worker_id,
-            "state": self.health_monitor.state(record.worker_id),
-        }
+        return self.hold_worker(contract.parse(contract.WorkerRef, body).worker_id, word)
+
+    def hold_worker(self, worker_id: str, word: Observation) -> dict[str, Any]:
+        """The same for an id that may be anything."""
+        try:
+            record = self.holds.say(worker_id, word)
+        except errors.WorkerNotFound:
+            if self.grace.active:
+                raise self.grace.still_looking() from None
+            raise
+        if record is None:  # it is away, and will be back in service
+            return {"success": True, "workerId": worker_id, "state": "gone"}
+        state = self.health_monitor.state(record.worker_id)
+        return {"success": True, "workerId": record.worker_id, "state": state}
 
     # --- telling
 
@@ -390,7 +429,18 @@ class OrchestratorWorker(Worker):
             "rpcClients": self.peers.stats(),
             "routing": dict(self.router.counters),
             "discovery": self.context.discovery.counters(),
+            "records": self._records_status(),
             "otherMeshes": self._other_meshes(),
+        }
+
+    def _records_status(self) -> dict[str, Any]:
+        """What is shared with other orchestrators, and with whom."""
+        counters = {**self.records.counters, **self.replicator.counters}
+        return {
+            "orchestrators": self.replicator.linked(),
+            "kept": len(self.records.book),
+            "holds": self.holds.shown(),
+            **counters,
         }
 
     def _other_meshes(self) -> list[dict[str, str]]:
@@ -424,7 +474,9 @@ class OrchestratorWorker(Worker):
         """Why no traffic should come now; empty when it may."""
         if self.stopping:
             return "it is draining"
-        return "" if self.started.is_set() else "it is starting"
+        if not self.started.is_set():
+            return "it is starting"
+        return "it has just started and still looks for its racks" if self.grace.active else ""
 
 
 def _check_operator(by: PeerInfo | None, worker_id: str) -> None:

@@ -36,8 +36,11 @@ W = TypeVar("W", bound=Worker)
 
 
 def settings_of(flags: Mapping[str, str] | None = None) -> Settings:
-    """The defaults with some settings changed, by the names that flags have."""
-    given = {"discovery.mesh": MESH, "rpc.port": "0", **(flags or {})}
+    """The defaults with some settings changed, by the names that flags have.
+
+    Nothing is looked for at the start: a model that nobody serves is refused at once.
+    """
+    given = {"discovery.mesh": MESH, "rpc.port": "0", "routing.startGrace": "0", **(flags or {})}
     return load(config_dir=None, env="test", environ={}, flags=list(given.items())).settings
 
 
@@ -126,8 +129,10 @@ class Site:
         flags: Mapping[str, str] | None = None,
         heard: BusDiscovery | None = None,
         peers: tuple[str, ...] = (),
+        directory: Path | None = None,
     ) -> WorkerContext:
-        """`heard` is the process's place on the bus, `peers` are named by hand."""
+        """`heard` is the process's place on the bus, `peers` are named by hand; a `directory` of its own is
+        a machine of its own."""
         settings = settings_of(flags)
         sources: list[Discovery] = [heard or self.bus.join(settings.discovery.mesh)]
         sources += [StaticDiscovery(peers)] if peers else []
@@ -137,7 +142,7 @@ class Site:
             identity=Identity(name, epoch=epoch, role=role, name=name),
             wtype=f"fake-{role}",
             rack=name,
-            state_dir=self.directory,
+            state_dir=directory or self.directory,
             host="127.0.0.1",
             network=self.network,
             discovery=combine(*sources, log=self.log),  # type: ignore[arg-type]

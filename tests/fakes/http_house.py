@@ -137,7 +137,9 @@ class Raw:
 
 
 def settings_of(**changes: Any) -> Settings:
-    return msgspec.structs.replace(Settings(), **{"port": 0, "rpc": RpcSettings(port=0), **changes})
+    """Nothing is looked for at the start: a model that nobody serves is refused at once."""
+    made = msgspec.structs.replace(Settings(), **{"port": 0, "rpc": RpcSettings(port=0), **changes})
+    return msgspec.structs.replace(made, routing=msgspec.structs.replace(made.routing, start_grace=0))
 
 
 def context_of(

@@ -182,6 +182,7 @@ def spawn_worker(
     if in_mesh:
         MeshFiles(state, mesh).create("first", time.time())
     defaults = {"--state-dir": str(state), "--discovery.mesh": mesh, "--log.format": "json"}
+    defaults["--routing.startGrace"] = "0"  # a model that nobody serves is refused at once
     for flag, value in {**defaults, "--interface": interface}.items():
         if value and flag not in rest:
             rest += [flag, value]

@@ -316,9 +316,10 @@ def test_a_removed_key_ends_nothing_that_is_under_way_and_opens_nothing_more(tmp
             assert (await h.http.get("/api/workers")).status_code == 401
             h.rack.go_on.set()
             assert (await held).status_code == 200
-            made_key(tmp_path, "alice")
+            another = made_key(tmp_path, "bob")
             await asyncio.sleep(2 * LOOK_S)
-            assert (await h.http.get("/api/workers")).status_code == 200
+            assert (await h.http.get("/api/workers")).status_code == 401
+            assert (await h.http.get("/api/workers", headers=bearer(another))).status_code == 200
 
     run(story())
 

@@ -23,6 +23,9 @@ ENDPOINTS = {
     "GET /api/workers",
     "GET /api/workers/{id}",
     "DELETE /api/workers/{id}",
+    "POST /api/workers/{id}/drain",
+    "POST /api/workers/{id}/quarantine",
+    "POST /api/workers/{id}/release",
     "POST /api/inference/route",
     "GET /api/load-balancer",
     "GET /v1/models",
@@ -74,13 +77,15 @@ def test_it_is_told_which_key_opens_what() -> None:
     admin = [{"adminKey": []}, {"adminBearer": []}]
     assert opened_by.pop("POST /api/workers/register") == admin
     assert opened_by.pop("DELETE /api/workers/{id}") == admin
+    for word in ("drain", "quarantine", "release"):
+        assert opened_by.pop(f"POST /api/workers/{{id}}/{word}") == admin
     assert (opened_by.pop("GET /health"), opened_by.pop("GET /ready")) == ([], [])
     assert all(keys == [{}, {"apiKey": []}] for keys in opened_by.values())
     schemes = document()["components"]["securitySchemes"]
     assert {name for keys in (*admin, {"apiKey": []}) for name in keys} == set(schemes)
     assert "admin.key" in schemes["adminKey"]["description"]
     html = page(document())
-    assert html.count("Takes the admin key") == 2
+    assert html.count("Takes the admin key") == 5
     assert "authorization: Bearer $(cat STATE_DIR/admin.key)" in html
 
 

@@ -21,6 +21,8 @@ EXPECTED = {
     "listRacks": (ALL, "orchestrator"),
     "listMembers": (ALL, "orchestrator"),
     "renewMachine": (ALL, "orchestrator"),
+    "compareRecords": ("orchestrator", "orchestrator"),
+    "exchangeRecords": ("orchestrator", "orchestrator"),
     "drainWorker": ("operator", "orchestrator"),
     "quarantineWorker": ("operator", "orchestrator"),
     "releaseWorker": ("operator", "orchestrator"),

@@ -56,6 +56,10 @@ class Peers:
         peer.dial()
         return peer
 
+    def holds(self, endpoint: str) -> bool:
+        """Whether somebody keeps it connected."""
+        return endpoint in self._held
+
     def release(self, endpoint: str) -> None:
         """Close a held peer; nothing happens when there is none."""
         peer = self._held.pop(endpoint, None)

@@ -34,6 +34,7 @@ _ROUTE = Rule(ROLES, _AT_ORCHESTRATORS)
 _READ = Rule(ROLES, _AT_ORCHESTRATORS)
 _OPERATE = Rule(frozenset({OPERATOR}), _AT_ORCHESTRATORS)
 _RENEW = Rule(ROLES, _AT_ORCHESTRATORS)
+_AGREE = Rule(frozenset({ORCHESTRATOR}), _AT_ORCHESTRATORS)
 _INFER = Rule(_USERS | {ORCHESTRATOR}, _AT_RACKS)
 _LOOK = Rule(ROLES, _AT_RACKS)
 _LOAD = Rule(frozenset({OPERATOR, ORCHESTRATOR}), _AT_RACKS)
@@ -55,6 +56,8 @@ TABLE = {
     "releaseWorker": _OPERATE,
     "forgetRacks": _OPERATE,
     "renewMachine": _RENEW,
+    "compareRecords": _AGREE,
+    "exchangeRecords": _AGREE,
     "runInference": _INFER,
     "getAvailableModels": _LOOK,
     "checkCapacity": _LOOK,

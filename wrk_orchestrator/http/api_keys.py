@@ -55,8 +55,8 @@ class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse(data: bytes) -> tuple[ApiKey, ...]:
     """The keys of a file; raises ValueError in words."""
     keys = tuple(msgspec.json.decode(data, type=Kept).keys)
-    if len({key.name for key in keys}) < len(keys):
-        raise ValueError("a name is there twice")
+    if len({key.sha256 for key in keys}) < len(keys):  # a name may: two machines can give it at once
+        raise ValueError("a key is there twice")
     return keys
 
 

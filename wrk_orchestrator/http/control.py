@@ -19,6 +19,7 @@ from litestar.params import FromPath, QueryParameter
 
 from wrk_base import __version__, clock, contract, errors
 
+from ..health_table import Observation
 from ..orchestrator import OrchestratorWorker
 from . import models
 from .errors import MethodNotAllowed
@@ -151,6 +152,24 @@ def unregister(id: FromPath[str], service: Service) -> Answer:
     return service.unregister(id)
 
 
+def _held(word: str, method: Observation, summary: str) -> HTTPRouteHandler:
+    """`POST /api/workers/{id}/WORD`."""
+
+    async def hold(id: FromPath[str], service: Service) -> Answer:
+        return service.hold_worker(id, method)
+
+    hold.__name__, hold.__doc__ = word, f"{summary}\n\nIt holds over restarts and at every orchestrator."
+    opt = {"admin": True, "refusals": (404,)}
+    return post(f"/api/workers/{{id:str}}/{word}", status_code=200, guards=[admin_only], opt=opt)(hold)
+
+
+HOLDS = (
+    _held("drain", Observation.OPERATOR_DRAIN, "Give a worker no new requests until it is released"),
+    _held("quarantine", Observation.OPERATOR_QUARANTINE, "Take a worker out until it is released"),
+    _held("release", Observation.OPERATOR_RELEASE, "Take a worker back"),
+)
+
+
 @post(
     PATH,
     status_code=200,
@@ -223,6 +242,7 @@ OPENAI = (
 
 HANDLERS = (
     *(health, ready, status, workers, register, find, worker, unregister, route, load_balancer),
+    *HOLDS,
     *OPENAI,
 )
 

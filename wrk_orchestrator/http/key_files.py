@@ -11,7 +11,7 @@ import fcntl
 import os
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -35,14 +35,17 @@ _ADMIN_KEY = re.compile(rb"[A-Za-z0-9_-]{43}")
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Be the only writer of the keys in `directory`; waits for others. Raises `StartError`."""
+def locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
+    """Be the only writer of the keys in `directory`; waits for others, or raises `BlockingIOError`.
+
+    Raises `StartError`.
+    """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise unusable(directory, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -62,6 +65,15 @@ def admin_key(state_dir: Path) -> bytes:
     return key
 
 
+class Version(NamedTuple):
+    """What tells two states of a file apart: it is always replaced as a whole."""
+
+    inode: int
+    changed_ns: int
+    size: int
+    mode: int
+
+
 class KeyFile:
     """The API keys of one state directory."""
 
@@ -70,9 +82,12 @@ class KeyFile:
 
     def read(self) -> tuple[ApiKey, ...]:
         """None of them if there is no file. Raises `StartError`."""
+        return self._read() or ()
+
+    def _read(self) -> tuple[ApiKey, ...] | None:
         data = read_private(self.path, "see that you know every key in it: `wrk key list`")
         try:
-            return api_keys.parse(data) if data is not None else ()
+            return api_keys.parse(data) if data is not None else None
         except (ValueError, RecursionError) as error:
             remedy = "restore it, or remove it and make the keys anew"
             raise damaged(self.path, str(error), remedy) from None
@@ -99,14 +114,30 @@ class KeyFile:
                 raise errors.NotFound(f"there is no key named {name!r}", data={"field": "name"})
             _write(self.path, api_keys.written(left))
 
+    def change(
+        self, judge: Callable[[tuple[ApiKey, ...] | None], Sequence[ApiKey]]
+    ) -> Sequence[ApiKey] | None:
+        """Have it hold what `judge` makes of what it holds (None: there is no file), and return that.
 
-class _Version(NamedTuple):
-    """What tells two states of a file apart: it is always replaced as a whole."""
+        None: somebody else is writing, and nobody is waited for. Raises `StartError` and what `judge` does.
+        """
+        try:
+            with locked(self.path.parent, wait=False):
+                keys = self._read()
+                wanted = judge(keys)
+                if tuple(wanted) != (keys or ()):
+                    _write(self.path, api_keys.written(wanted))
+                return wanted
+        except BlockingIOError:
+            return None
 
-    inode: int
-    changed_ns: int
-    size: int
-    mode: int
+    def version(self) -> Version | None:
+        """Another one after each change; None: there is no file."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return Version(found.st_ino, found.st_ctime_ns, found.st_size, found.st_mode)
 
 
 class LiveKeys:
@@ -114,7 +145,7 @@ class LiveKeys:
 
     def __init__(self, file: KeyFile, log: structlog.typing.FilteringBoundLogger) -> None:
         self._file, self._log = file, log
-        self._version = self._look()
+        self._version = file.version()
         self._keys = file.read()
         self._next_look = 0.0
 
@@ -122,17 +153,10 @@ class LiveKeys:
         """The same object for as long as nothing has changed. `now` is monotonic, in seconds."""
         if now >= self._next_look:
             self._next_look = now + LOOK_S
-            version = self._look()
+            version = self._file.version()
             if version != self._version:
                 self._version, self._keys = version, self._read_anew()
         return self._keys
-
-    def _look(self) -> _Version | None:
-        try:
-            found = self._file.path.stat()
-        except OSError:
-            return None
-        return _Version(found.st_ino, found.st_ctime_ns, found.st_size, found.st_mode)
 
     def _read_anew(self) -> tuple[ApiKey, ...]:
         try:
