@@ -39,7 +39,9 @@ INTERFACE = "auto"
 TIMEOUT = 60.0
 IDLE = 60.0
 CONNECT_TIMEOUT = 5.0  # a responder of mDNS may keep silent for a second, and a process starts within two
-REDIAL_MAX = 5.0  # a record of a process that crashed stays for an hour, and is dialled all the time
+# An orchestrator that came back has to be linked before the other one dies. What a crash leaves behind in mDNS
+# stays for an hour and is dialled all the time; such dials are refused at once.
+REDIAL_MAX = 1.0
 MAX_PEERS = 4096
 LINGER_SECONDS = 300.0  # of an idle link to a worker that was called directly
 GOODBYE_MS = 200

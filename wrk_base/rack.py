@@ -16,7 +16,7 @@ from . import contract, errors
 from .discovery import Found
 from .enrolment import Enrolment
 from .rpc import wire
-from .rpc.request import Request
+from .rpc.request import Caller, Request
 from .taking_up import taken_up
 from .worker import Worker, WorkerContext
 
@@ -33,6 +33,7 @@ class Rack(Worker):
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)
         self.running = 0
+        self._turned_away: dict[bytes, Caller] = {}
         self._beat_timer: asyncio.TimerHandle | None = None
         self._enrolment = Enrolment(
             peers=self.peers,
@@ -117,8 +118,11 @@ class Rack(Worker):
         if head.options.resume_from:
             head = taken_up(request, head, offer)
         if self.running >= offer.max_concurrent:
+            if request.caller.wants_load:
+                self._turned_away[request.caller.routing_id] = request.caller
             raise errors.CapacityExceeded(
                 f"{self.identity.worker_id} runs {self.running} of {offer.max_concurrent} requests",
+                data={"inFlight": self.running, "maxConcurrent": offer.max_concurrent},
                 not_started=True,
                 retry_after_ms=100,
             )
@@ -127,6 +131,15 @@ class Rack(Worker):
             await self.serve(request, head)
         finally:
             self.running -= 1
+            if self._turned_away:
+                self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        """Who was refused because others had all slots hears at once that one is free, not by a beat."""
+        told, self._turned_away = self._turned_away, {}
+        for routing_id, caller in told.items():
+            if routing_id in self.server.callers:
+                self.server.say(caller, (wire.PONG, 0, 0, {"load": self.load()}))
 
     def _log_body(self, event: str, model_id: str, body: Any) -> None:
         if self.settings.log.bodies:

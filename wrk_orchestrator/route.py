@@ -30,13 +30,14 @@ from .load_balancer import Lease
 from .model_queue import Waiter
 from .pools import want_of
 from .question import Asker, Question
-from .telling import facts_of, most_telling, not_loaded, routed
+from .telling import facts_of, load_told, most_telling, not_loaded, routed
 
 if TYPE_CHECKING:
     from .routing import Router
 
 FIRST_GRANT = (FIRST_ITEMS, FIRST_BYTES)
 LONG = wire.MAX_REMAINING_MS / 1000
+MOST_TURNED_AWAY = 100  # times that workers were full of others' requests; then it counts as tried
 A_MOMENT = 0.05  # seconds; a caller's CANCEL comes that much before its deadline here, by rounding and jitter
 
 
@@ -72,6 +73,7 @@ class Route:
         "_rival",
         "_router",
         "_tried",
+        "_turned_away",
         "_watch",
         "all_by",
         "deadline",
@@ -91,6 +93,7 @@ class Route:
         self._kept: KeptItems | None = None
         self._place: Waiter[Lease] | None = None
         self._may_have_run = False
+        self._turned_away = 0
         self._granted = FIRST_GRANT
         self.deadline = question.deadline
         self.all_by = question.deadline if question.flags & wire.WHOLE else INFINITY
@@ -200,8 +203,8 @@ class Route:
         router, question = self._router, self._question
         now = router.loop.time()
         worker_id = self.worker = lease.worker.worker_id
-        if not (self._tried or self._earlier):  # not before: callers make up names, and none but served
-            self._note_request(now)  # models get a book
+        if not (self._tried or self._earlier or self._turned_away):
+            self._note_request(now)  # not before: callers make up names, and only served models get a book
         self._tried.append(worker_id)
         if self._pardoned:
             self._pardoned = tuple(other for other in self._pardoned if other != worker_id)
@@ -375,6 +378,11 @@ class Route:
             self.worker = self._attempt.worker_id if self._attempt is not None else ""
             return
         self._attempt = None
+        if not attempt.received and self._may_wait_for_others(error):
+            self._turned_away += 1
+            self._tried.remove(attempt.worker_id)
+            self.advance()
+            return
         self._last = error
         begun = attempt.delivered > 0
         again = self._may_go_on(error) if begun else self._may_try_again(error)
@@ -397,6 +405,12 @@ class Route:
             assert rival is not None
             self._drop(rival)
 
+    def _may_wait_for_others(self, error: errors.WrkError) -> bool:
+        """The worker ran nothing, being full of what others have sent there: it was not tried, and there is
+        no failure to spend the budget on. It has room again when it says so."""
+        left = self._turned_away < MOST_TURNED_AWAY and self.now < self.deadline
+        return left and load_told(error) is not None
+
     def _may_go_on(self, error: errors.WrkError) -> bool:
         return _elsewhere(error, repeatable=True) and self._can_go_on() and self._spend(begun=True)
 
@@ -417,7 +431,12 @@ class Route:
         if self._account is not None:
             self._account.ended(worker_id, "ok" if error is None else error.name, now)
         elapsed = (attempt.first_at or now) - started
-        lease.done(ok=error is None, now=now, elapsed_s=elapsed)
+        full = None if error is None else load_told(error)
+        if full is None:
+            lease.done(ok=error is None, now=now, elapsed_s=elapsed)
+        else:
+            lease.release()
+            router.balancer.report_load(worker_id, *full, now)
         if error is None:
             router.admission.answered(self._model, elapsed)
         router.links.note_outcome(worker_id, error, now - started)

@@ -39,6 +39,14 @@ def simulated(question: Question, worker_id: str) -> Reply:
     return Reply(wire.pack_head(facts), wire.MSGPACK, wire.pack_body(result))
 
 
+def load_told(error: errors.WrkError) -> tuple[int, int] | None:
+    """What a worker had running, and how much it runs at once, that refused a request for being full."""
+    if not (isinstance(error, errors.CapacityExceeded) and error.not_started and error.origin):
+        return None
+    running, most = error.data.get("inFlight"), error.data.get("maxConcurrent")
+    return (running, most) if type(running) is int and type(most) is int and running >= most >= 1 else None
+
+
 def not_loaded(error: errors.WrkError) -> bool:
     """Whether a worker said that it has put the model out: it did no work."""
     return error.not_started and isinstance(error, errors.ModelNotAvailable)

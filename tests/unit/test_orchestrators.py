@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from tests.fakes.aio import eventually, run
-from tests.fakes.context import Site
+from tests.fakes.context import FakeRack, Offer, Site
 from wrk_base import errors
 from wrk_base.rpc.peers import Peers
 from wrk_base.worker import Worker
@@ -53,7 +53,7 @@ class Several(Site):
 
     async def infer(self, of: OrchestratorWorker, model: str = "m1", **options: Any) -> Any:
         body = {"modelId": model, "inputData": "x", "options": options}
-        return await self.asker.request(of.endpoint, "routeInferenceRequest", body, timeout=20.0)
+        return await self.asker.request(of.endpoint, "routeInferenceRequest", body, timeout=60.0)
 
     def cut_off(self, orchestrator: OrchestratorWorker) -> None:
         """Nobody reaches it, and it reaches nobody of the orchestrators."""
@@ -419,6 +419,110 @@ def test_there_is_a_bound_on_how_many_it_links_to(tmp_path: Path) -> None:
             mesh.a.replicator.dial(f"tcp://127.0.0.1:{100 + number}")
         assert mesh.a.peers.stats()["held"] == MOST_OTHERS
         await until(lambda: linked(mesh.a) == ["b"], AGREED)
+
+    story(told, tmp_path)
+
+
+# --- what they send to the same racks
+
+
+class SlowRack(FakeRack):
+    """Takes `seconds` for each request, and remembers how many it ran at once."""
+
+    seconds = 1.0
+    most = 0
+    answered = 0
+
+    async def infer(self, model_id: str, input_data: Any, options: Any) -> Any:
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(self.seconds * (0.5 + self.context.rng.random()))
+        self.answered += 1
+        return self.context.rack
+
+
+async def slow_racks(mesh: Several, count: int, capacity: int, seconds: float = 1.0) -> list[SlowRack]:
+    offer = Offer(capacity=capacity)
+    racks = [SlowRack(mesh.context(f"r{n}", "rack"), offer) for n in range(count)]
+    for rack in racks:
+        rack.seconds = seconds
+        await mesh.start(rack)
+    await until(lambda: len(states(mesh.a)) == len(states(mesh.b)) == count, AGREED)
+    return racks
+
+
+def test_a_rack_that_is_full_of_anothers_requests_is_waited_for_and_costs_no_attempt(tmp_path: Path) -> None:
+    async def told(mesh: Several) -> None:
+        (rack,) = await slow_racks(mesh, 1, capacity=2)
+        both = (mesh.a, mesh.b)
+        answers = await asyncio.gather(*(mesh.infer(of) for _ in range(20) for of in both))
+        assert {answer["attempts"] for answer in answers} == {1}
+        assert (rack.answered, rack.most) == (40, 2)
+        for orchestrator in both:
+            assert orchestrator.router.counters["retried"] == 0
+            assert orchestrator.load_balancing_stats()["workers"]["r0"]["failureCount"] == 0
+            assert orchestrator.balancer.leases == 0
+
+    story(told, tmp_path)
+
+
+def test_who_was_turned_away_hears_of_the_free_slot_at_once_and_not_at_a_beat(tmp_path: Path) -> None:
+    async def told(mesh: Several) -> None:
+        rack = await mesh.rack("r1", Offer(capacity=1))
+        await until(lambda: len(states(mesh.a)) == len(states(mesh.b)) == 1, AGREED)
+        for _ in range(10):
+            rack.hold()
+            holding = asyncio.ensure_future(mesh.infer(mesh.a))
+            await until(lambda: rack.running == 1, AT_ONCE)
+            waiting = asyncio.ensure_future(mesh.infer(mesh.b))
+            await asyncio.sleep(0.33)
+            rack.let_go()
+            await holding
+            async with asyncio.timeout(0.02):
+                assert (await waiting)["attempts"] == 1
+
+    story(told, tmp_path)
+
+
+def test_one_that_is_full_whenever_it_is_asked_ends_the_wait_at_the_deadline(tmp_path: Path) -> None:
+    async def told(mesh: Several) -> None:
+        (rack,) = await slow_racks(mesh, 1, capacity=1, seconds=600.0)
+        held = asyncio.ensure_future(
+            mesh.asker.request(
+                mesh.a.endpoint,
+                "routeInferenceRequest",
+                {"modelId": "m1", "inputData": "x"},
+                timeout=2000.0,
+            )
+        )
+        await until(lambda: rack.running == 1, AT_ONCE)
+        with pytest.raises(errors.QueueTimeout, match="no worker came free") as refused:
+            await mesh.infer(mesh.b, timeoutMs=3000)
+        assert refused.value.not_started
+        assert (await held)["success"]
+
+    story(told, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["round-robin", "least-connections", "power-of-two", "peak-ewma", "prequal"]
+)
+def test_at_twice_the_capacity_two_orchestrators_do_not_herd(strategy: str, tmp_path: Path) -> None:
+    async def told(mesh: Several) -> None:
+        for orchestrator in (mesh.a, mesh.b):
+            await mesh.crash(orchestrator)
+        flags = {"loadBalancingStrategy": strategy}
+        mesh.a = await mesh.start_orc("a", epoch=2, flags=flags)
+        mesh.b = await mesh.start_orc("b", epoch=2, flags=flags)
+        racks = await slow_racks(mesh, 8, capacity=4, seconds=0.05)
+
+        async def keep_asking(of: OrchestratorWorker) -> None:
+            for _ in range(20):
+                await mesh.infer(of)
+
+        await asyncio.gather(*(keep_asking(of) for of in (mesh.a, mesh.b) for _ in range(32)))
+        answered = [rack.answered for rack in racks]
+        assert sum(answered) == 2 * 32 * 20
+        assert max(answered) <= 1.3 * sum(answered) / len(answered), answered
 
     story(told, tmp_path)
 
