@@ -39,7 +39,7 @@ INTERFACE = "auto"
 TIMEOUT = 60.0
 IDLE = 60.0
 CONNECT_TIMEOUT = 5.0  # a responder of mDNS may keep silent for a second, and a process starts within two
-# An orchestrator that came back has to be linked before the other one dies. What a crash leaves behind in mDNS
+# One that came back has to be linked before the other one dies. What a crash leaves behind in mDNS
 # stays for an hour and is dialled all the time; such dials are refused at once.
 REDIAL_MAX = 1.0
 MAX_PEERS = 4096
