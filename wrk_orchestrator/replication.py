@@ -164,6 +164,15 @@ class Book:
         held = self._stamps.get(row.key)
         return held is None or stamp_of(row) > held
 
+    def crowding(self, row: Row) -> Row | None:
+        """The oldest tombstone of its kind, which goes early where there is no room beside it; None: nobody
+        has to go, or all that could are newer."""
+        if row.key in self._rows or self._counts.get(row.kind, 0) < MOST_ROWS:
+            return None
+        tombstones = (held for held in self._rows.values() if held.deleted and held.kind == row.kind)
+        oldest = min(tombstones, key=lambda held: held.changed, default=None)
+        return None if oldest is None or (row.deleted and row.changed <= oldest.changed) else oldest
+
     def check(self, row: Row) -> None:
         """Raises `CapacityExceeded` where it cannot be held."""
         if row.version > VERSION_MOST:
@@ -171,9 +180,7 @@ class Book:
             raise CapacityExceeded(f"{written}: it cannot be written again")
         held = self._rows.get(row.key)
         if held is None and self._counts.get(row.kind, 0) >= MOST_ROWS:
-            raise CapacityExceeded(
-                f"{MOST_ROWS} records of the kind {row.kind} are kept, deleted ones for 7 days: no more are"
-            )
+            raise CapacityExceeded(f"{MOST_ROWS} records of the kind {row.kind} are kept, and no more are")
         grows = len(row.body) - (0 if held is None else len(held.body))
         if len(row.body) > LONGEST_BODY or self._characters + max(0, grows) > MOST_CHARACTERS:
             raise CapacityExceeded(

@@ -99,11 +99,15 @@ class SharedRecords:
 
     def _write(self, key: Key, body: str | None) -> None:
         row = self.book.next(key, body, self._writer, self._wall_ms())
-        self.book.check(row)
         self._keep(row)
         self.on_change([row], self._writer)
 
     def _keep(self, row: Row) -> None:
+        """Raises `CapacityExceeded`, and `Internal` where the store fails."""
+        crowding = self.book.crowding(row)
+        if crowding is not None:
+            self._purge(crowding)
+        self.book.check(row)
         if self._store is not None:
             self._store.write(row)
         self.book.take(row)
@@ -120,7 +124,6 @@ class SharedRecords:
                 if not self.book.is_news(row, now):
                     continue
                 _read(row)
-                self.book.check(row)
                 self._keep(row)
             except (ValueError, errors.WrkError) as problem:
                 self._refuse(item, source, problem)
@@ -162,11 +165,14 @@ class SharedRecords:
     def purge(self) -> None:
         """Forget tombstones whose time is over."""
         for row in self.book.expired(self._wall_ms()):
-            self.book.purge(row)
-            self.counters["purged"] += 1
-            if self._store is not None:
-                self._store.put(FLOOR, row.kind, {"version": self.book.floor(row.kind)}, writer=self._writer)
-                self._store.forget(row.kind, row.id)
+            self._purge(row)
+
+    def _purge(self, row: Row) -> None:
+        self.book.purge(row)
+        self.counters["purged"] += 1
+        if self._store is not None:
+            self._store.put(FLOOR, row.kind, {"version": self.book.floor(row.kind)}, writer=self._writer)
+            self._store.forget(row.kind, row.id)
 
 
 def _read(row: Row) -> Any:

@@ -19,6 +19,7 @@ from tests.fakes.context import FakeRack, Offer, Site
 from wrk_base import errors
 from wrk_base.rpc.peers import Peers
 from wrk_base.worker import Worker
+from wrk_orchestrator import replication
 from wrk_orchestrator.health_table import Observation
 from wrk_orchestrator.http import api_keys
 from wrk_orchestrator.http.key_files import KeyFile
@@ -743,5 +744,24 @@ def test_a_rack_that_did_not_come_back_costs_the_grace_and_is_forgotten_after_so
             await mesh.crash(orc)
         orc = await mesh.start_orc("a", epoch=12, heard=mesh.bus.join("nobody-else"))
         assert orc.known_racks.ids() == []
+
+    story(told, tmp_path)
+
+
+def test_operators_who_enter_and_take_out_for_ever_are_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deletions are kept for days; where there is no room, the oldest go early, and both still agree."""
+    monkeypatch.setattr(replication, "MOST_ROWS", 20)
+
+    async def told(mesh: Several) -> None:
+        for number in range(100):
+            registered(mesh.a, f"far-{number}")
+            mesh.a.unregister(f"far-{number}")
+            await asyncio.sleep(0.1)
+        registered(mesh.a, "last")
+        await until(lambda: states(mesh.b) == states(mesh.a) and "last" in states(mesh.b), AGREED)
+        assert len(mesh.a.records.book) <= 20
+        assert mesh.facts("worker.task_failed") == []
 
     story(told, tmp_path)

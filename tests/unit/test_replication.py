@@ -277,8 +277,14 @@ def test_no_more_than_so_many_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None
         write(book, id, "x")
     with pytest.raises(errors.CapacityExceeded, match="3 records of the kind hold"):
         write(book, "d", "x")
-    write(book, "a", None)
     write(book, "d", "x", kind="registration")
+    assert book.crowding(Row("hold", "d", 1, "o1", False, "x")) is None
+    older, newer = write(book, "b", None, now=NOW - 5), write(book, "a", None)
+    assert book.crowding(Row("hold", "d", 1, "o1", False, "x")) == older
+    assert book.crowding(older._replace(id="d", changed=NOW - 6)) is None
+    assert book.crowding(newer._replace(id="d")) == older
+    book.purge(older)
+    write(book, "d", "x")
 
 
 @pytest.mark.parametrize("size", [LONGEST_BODY + 1, LONGEST_BODY // 2])

@@ -89,7 +89,7 @@ class KeyFile:
         try:
             return api_keys.parse(data) if data is not None else None
         except (ValueError, RecursionError) as error:
-            remedy = "restore it, or remove it and make the keys anew"
+            remedy = "restore it, or remove it: an orchestrator writes the keys that it knows of"
             raise damaged(self.path, str(error), remedy) from None
 
     def add(self, key: ApiKey) -> None:
