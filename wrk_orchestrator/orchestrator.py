@@ -352,12 +352,8 @@ class OrchestratorWorker(Worker):
         """`findAvailableWorker`: the lookaside way. `modelId` is there where the rack has to be asked for
         another model than the one named."""
         want = contract.parse(contract.FindWorker, body)
-        try:
+        with self.grace.excused():
             worker_id, model = self.router.find(want, models)
-        except (errors.NoWorkersAvailable, errors.NoWorkersMatch):
-            if self.grace.active:
-                raise self.grace.still_looking() from None
-            raise
         found = {"success": True, "worker": self.show(self.fleet.entry(worker_id))}
         return found if model == want.model_id else {**found, "modelId": model}
 
@@ -369,12 +365,8 @@ class OrchestratorWorker(Worker):
 
     def hold_worker(self, worker_id: str, word: Observation) -> dict[str, Any]:
         """The same for an id that may be anything."""
-        try:
+        with self.grace.excused():
             record = self.holds.say(worker_id, word)
-        except errors.WorkerNotFound:
-            if self.grace.active:
-                raise self.grace.still_looking() from None
-            raise
         if record is None:  # it is away, and will be back in service
             return {"success": True, "workerId": worker_id, "state": "gone"}
         state = self.health_monitor.state(record.worker_id)
@@ -471,12 +463,16 @@ class OrchestratorWorker(Worker):
         return {"success": True, "healthy": healthy, "components": components, "timestamp": clock.wall_ms()}
 
     def not_ready(self) -> str:
-        """Why no traffic should come now; empty when it may."""
+        """Why no traffic should come now; empty when it may. What comes all the same in the first moments is
+        taken, and waits."""
+        looking = "it has just started and still looks for its racks" if self.grace.active else ""
+        return self.takes_nothing() or looking
+
+    def takes_nothing(self) -> str:
+        """Why every request is refused now; empty when they are taken."""
         if self.stopping:
             return "it is draining"
-        if not self.started.is_set():
-            return "it is starting"
-        return "it has just started and still looks for its racks" if self.grace.active else ""
+        return "" if self.started.is_set() else "it is starting"
 
 
 def _check_operator(by: PeerInfo | None, worker_id: str) -> None:

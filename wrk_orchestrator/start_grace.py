@@ -8,7 +8,8 @@ everything that waits is looked at once more. Without it a restart would answer 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 from wrk_base import errors
 
@@ -53,6 +54,16 @@ class StartGrace:
             not_started=True,
             retry_after_ms=round(self.left() * 1000) + 1,
         )
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Around what may say that something is not there: during the grace, nobody knows."""
+        try:
+            yield
+        except (errors.NoWorkersAvailable, errors.NoWorkersMatch, errors.NotFound, errors.WorkerNotFound):
+            if self.active:
+                raise self.still_looking() from None
+            raise
 
     # --- what admission asks
 

@@ -136,10 +136,11 @@ class Raw:
             pass
 
 
-def settings_of(**changes: Any) -> Settings:
-    """Nothing is looked for at the start: a model that nobody serves is refused at once."""
+def settings_of(start_grace: int = 0, **changes: Any) -> Settings:
+    """Without a `start_grace` nothing is looked for: a model that nobody serves is refused at once."""
     made = msgspec.structs.replace(Settings(), **{"port": 0, "rpc": RpcSettings(port=0), **changes})
-    return msgspec.structs.replace(made, routing=msgspec.structs.replace(made.routing, start_grace=0))
+    routing = msgspec.structs.replace(made.routing, start_grace=start_grace)
+    return msgspec.structs.replace(made, routing=routing)
 
 
 def context_of(

@@ -24,6 +24,7 @@ from tests.fakes.http_house import (
     get,
     house,
     network,
+    rack_of,
     running,
     service_of,
     settings_of,
@@ -86,6 +87,32 @@ def test_until_it_has_started_it_is_alive_and_not_ready(tmp_path: Path) -> None:
             await starting
             assert (await get(service, "/ready")).status_code == 200
             await service.stop()
+
+    run(story())
+
+
+def test_in_the_first_moments_requests_are_taken_and_wait_and_nothing_is_said_not_to_be_there(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with running(tmp_path, start_grace=60_000) as service:
+            ready = await get(service, "/ready")
+            assert (ready.status_code, "looks for its racks" in ready.text) == (503, True)
+            for path in ("/api/workers/r1-1", "/v1/models/m1"):
+                early = await get(service, path)
+                assert (early.status_code, "just started" in early.text) == (503, True)
+            async with httpx.AsyncClient(base_url=service.http_endpoint) as http:
+                chat = {"model": "m1", "messages": [{"role": "user", "content": "x"}]}
+                asked = [
+                    asyncio.ensure_future(http.post(ROUTE, json={"modelId": "m1", "inputData": 1})),
+                    asyncio.ensure_future(http.post("/v1/chat/completions", json=chat)),
+                ]
+                await eventually(lambda: service.admission.waiting == 2)
+                rack = rack_of(service.context.network, tmp_path, service.endpoint)
+                await rack.start()
+                assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 200]
+                await service.stop()
+                await rack.stop()
 
     run(story())
 

@@ -134,7 +134,8 @@ def workers(
 @get("/api/workers/{id:str}", opt={"refusals": (404,)}, sync_to_thread=False)
 def worker(id: FromPath[str], service: Service) -> Answer:
     """One worker"""
-    return {"success": True, "worker": service.show(service.fleet.entry(id))}
+    with service.grace.excused():
+        return {"success": True, "worker": service.show(service.fleet.entry(id))}
 
 
 @delete(
@@ -149,7 +150,8 @@ def unregister(id: FromPath[str], service: Service) -> Answer:
 
     A rack that is still running may register itself again.
     """
-    return service.unregister(id)
+    with service.grace.excused():
+        return service.unregister(id)
 
 
 def _held(word: str, method: Observation, summary: str) -> HTTPRouteHandler:
@@ -204,7 +206,8 @@ def list_models(request: Request[Any, Any, Any], service: Service) -> Answer:
 def model(model: FromPath[str], request: Request[Any, Any, Any], service: Service) -> Answer:
     """One model"""
     caller = _exchange(request).caller
-    return models.one(service.registry, service.names, caller, model.removeprefix("/"))
+    with service.grace.excused():
+        return models.one(service.registry, service.names, caller, model.removeprefix("/"))
 
 
 def _openai(path: str, name: str, summary: str, example: dict[str, Any]) -> HTTPRouteHandler:

@@ -93,7 +93,7 @@ class Inference:
 
     async def handle(self, exchange: Exchange, body: bytes, arrived: float) -> None:
         """Route one request whose body was read; `arrived` is when it came, in the loop's time."""
-        reason = self._service.not_ready()
+        reason = self._service.takes_nothing()
         if reason:
             raise errors.Unavailable(f"this orchestrator takes no requests: {reason}", not_started=True)
         exchange.check_media_type()

@@ -96,7 +96,7 @@ class OpenAi:
 
     def start(self, ask: Ask, direct: Direct) -> None:
         """Route one request, whose answer goes to `direct` when it comes. Raises what refuses it at once."""
-        reason = self._service.not_ready()
+        reason = self._service.takes_nothing()
         if reason:
             raise errors.Unavailable(f"this orchestrator takes no requests: {reason}", not_started=True)
         check_media_type(ask.headers)
