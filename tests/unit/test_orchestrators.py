@@ -237,6 +237,31 @@ def test_two_entries_for_one_rack_become_one_and_the_same_everywhere(tmp_path: P
     story(told, tmp_path)
 
 
+def test_entries_that_nobody_reached_yet_become_the_same_one_everywhere_when_the_rack_comes(
+    tmp_path: Path,
+) -> None:
+    """Also where another orchestrator has heard of both at once, in the order of their names."""
+
+    async def told(mesh: Several) -> None:
+        registered(mesh.a, "zz-first")
+        await asyncio.sleep(1.0)
+        registered(mesh.a, "aa-second")
+        await mesh.crash(mesh.b)
+        mesh.b = await mesh.start_orc("b", epoch=2)
+        await until(lambda: len(states(mesh.a)) == len(states(mesh.b)) == 2, AGREED)
+        said_at = [
+            {w["workerId"]: w["registeredAt"] for w in orc.list_workers({})["workers"]}
+            for orc in (mesh.a, mesh.b)
+        ]
+        assert said_at[0] == said_at[1]
+        await mesh.rack("r1", flags={"rpc.port": NOBODY.rpartition(":")[2]})
+        await until(lambda: states(mesh.a) == states(mesh.b) == {"aa-second": "healthy"}, AGREED)
+        await asyncio.sleep(60.0)
+        assert states(mesh.a) == states(mesh.b) == {"aa-second": "healthy"}
+
+    story(told, tmp_path)
+
+
 # --- API keys
 
 
@@ -261,6 +286,20 @@ def test_a_key_that_is_made_or_removed_on_one_machine_is_so_on_all(tmp_path: Pat
         await until(lambda: names(mesh.a) == names(mesh.b) == ["bob"], AGREED)
         await asyncio.sleep(60.0)
         assert names(mesh.a) == names(mesh.b) == ["bob"]
+
+    story(told, tmp_path)
+
+
+def test_a_key_that_was_removed_does_not_come_back_with_an_old_file(tmp_path: Path) -> None:
+    async def told(mesh: Several) -> None:
+        file_of(mesh.a).add(key("alice"))
+        await until(lambda: names(mesh.b) == ["alice"], AGREED)
+        old = file_of(mesh.b).path.read_bytes()
+        file_of(mesh.a).remove("alice")
+        await until(lambda: names(mesh.b) == [], AGREED)
+        file_of(mesh.b).path.write_bytes(old)
+        await until(lambda: names(mesh.b) == [], AGREED)
+        assert names(mesh.a) == []
 
     story(told, tmp_path)
 
