@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Literal
@@ -33,6 +34,7 @@ from . import sim_openai, sim_vectors
 from .openai_replies import ID_BITS
 from .prefix_cache import PrefixCache
 from .resuming import Begun, begun_as, behind
+from .sim_journal import OK, Journal
 from .sim_request import Asked, Given, Reply, read_raw
 from .sim_script import HOUR, MAX_WORDS, Script, Seed
 from .sim_shelf import Shelf
@@ -79,6 +81,7 @@ class SimSettings(Section, frozen=True):
     model_load_time: Annotated[float, ms(0, HOUR, "How long it pretends to load one of these.")] = 0
     resumable: Annotated[bool, says("Whether it goes on with streams that another one began.")] = True
     max_loaded: Annotated[int, count(0, contract.MAX_MODELS, "Models it keeps loaded; 0: all.")] = 0
+    journal: Annotated[str, says("File to which it appends what it runs, for `wrk chaos`; empty: none.")] = ""
 
 
 class SimRack(Rack):
@@ -94,6 +97,8 @@ class SimRack(Rack):
         self.requests = 0
         self.prefixes = PrefixCache(self.options.prefix_cache)
         self.shelf = Shelf(self.options.models, self.options.cold, self.options.max_loaded)
+        o = self.options
+        self.journal = Journal(o.journal, self.identity.worker_id, self.identity.epoch, clock.monotonic)
         self._facts = dict.fromkeys((*self.options.models, *self.options.cold), FACTS)
 
     def describe(self) -> contract.Description:
@@ -111,6 +116,9 @@ class SimRack(Rack):
 
     async def open(self) -> None:
         await asyncio.sleep(self.options.load_time / 1000)
+
+    async def close(self) -> None:
+        self.journal.close()
 
     async def load_model(self, model_id: str) -> None:
         if model_id in self.shelf.cold:
@@ -130,6 +138,16 @@ class SimRack(Rack):
 
         What another one began it goes on with under the same id, without pauses for what was said.
         """
+        with self.journal.execution(input_data) as execution:
+            async with aclosing(self._run(model_id, input_data, options)) as items:
+                async for item in items:
+                    if isinstance(item, Final):
+                        execution.ended(OK)
+                    yield item
+
+    async def _run(
+        self, model_id: str, input_data: Any, options: contract.RackOptions
+    ) -> AsyncGenerator[dict[str, Any] | Packed | Final, None]:
         asked = read(options.task, input_data)
         self.shelf.use(model_id)
         self.requests += 1
