@@ -168,6 +168,15 @@ def test_no_queue_is_longer_than_it_may_be() -> None:
     assert kinds(story(*counted), Rules(queue=9)) == []
 
 
+def test_who_is_asked_to_end_does_so_cleanly_and_soon() -> None:
+    def asked(code: int, ended_at: float) -> Fault:
+        return Fault(kind="terminate", target="r1", at=2.0, until=30.0, exit=code, ended_at=ended_at)
+
+    assert kinds(story(asked(0, 12.0))) == []
+    assert kinds(story(asked(1, 12.0))) == ["exit"]
+    assert kinds(story(asked(0, 12.1))) == ["exit"]
+
+
 def run_of(*faults: Fault, planned: int = 1, rate: float = 10.0, requests: int = 100) -> list[Event]:
     """A hundred requests from 0 to 10, as planned."""
     plan = Run(scenario="s", seed=1, at=0.0, rate=rate, requests=requests, faults=planned)

@@ -41,7 +41,7 @@ def test_every_event_comes_back_as_it_was() -> None:
 
 def test_a_line_says_what_it_is_and_names_are_those_of_the_wire() -> None:
     assert line(Census(who="o", at=1.0, open_calls=2)) == (
-        b'{"event":"Census","who":"o","at":1.0,"openCalls":2,"leases":0,"queue":0,"tables":{}}\n'
+        b'{"event":"Census","who":"o","at":1.0,"openCalls":2,"leases":0,"queue":0,"memory":0,"tables":{}}\n'
     )
 
 

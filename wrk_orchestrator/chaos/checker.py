@@ -47,6 +47,7 @@ class Rules:
     early_slack: float = 0.05
     queue: int | None = None
     grown: int = 5
+    exit_within: float = 10.0
 
 
 def check(events: Iterable[Event], rules: Rules | None = None) -> list[Violation]:
@@ -228,6 +229,15 @@ def _bounded(book: Book, rules: Rules) -> Iterator[Violation]:
             yield Violation("unbounded", who, f"{longest} waited, where {rules.queue} may")
 
 
+def _good_ends(book: Book, rules: Rules) -> Iterator[Violation]:
+    """Who is asked to end does so, cleanly and soon."""
+    for fault in book.faults:
+        if fault.exit is not None and fault.exit != 0:
+            yield Violation("exit", fault.target, f"ended with {fault.exit} when it was asked to end")
+        if fault.ended_at is not None and (took := fault.ended_at - fault.at) > rules.exit_within:
+            yield Violation("exit", fault.target, f"took {took:.1f} s to end")
+
+
 def _answers(book: Book) -> Iterator[tuple[Request, Answered]]:
     """All that a caller was told, of what was asked."""
     for request in book.requests.values():
@@ -249,4 +259,5 @@ RULES: tuple[Callable[[Book, Rules], Iterator[Violation]], ...] = (
     _cancels_arrive,
     _nothing_left,
     _bounded,
+    _good_ends,
 )

@@ -112,23 +112,28 @@ class StateChanged(_Event, tag="StateChanged", frozen=True):
 
 
 class Fault(_Event, tag="Fault", frozen=True):
-    """What was done on purpose. `bit` says whether its effect was seen; `until` when it was taken back."""
+    """What was done on purpose. `bit` says whether its effect was seen, `until` when it was taken back: the
+    process runs again, or is ready again. `exit` is the code of a process that was asked to end, and
+    `ended_at` when it had."""
 
     kind: str
     target: str
     at: float
     until: float
     bit: bool = True
+    exit: int | None = None
+    ended_at: float | None = None
 
 
 class Census(_Event, tag="Census", frozen=True):
-    """What `who` has open. `tables` are sizes of anything else that must not grow."""
+    """What `who` has open. `memory` is in bytes; `tables` are sizes of anything else that must not grow."""
 
     who: str
     at: float
     open_calls: int = 0
     leases: int = 0
     queue: int = 0
+    memory: int = 0
     tables: dict[str, int] = {}
 
 

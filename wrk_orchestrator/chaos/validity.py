@@ -26,13 +26,14 @@ def _faults_of(book: Book, run: Run) -> Iterator[str]:
     sent = [request.sent.at for request in book.requests.values() if request.sent is not None]
     if not sent:
         yield "no request was sent"
-    if len(sent) < ENOUGH * run.requests:
-        yield f"{len(sent)} of {run.requests} planned requests were sent"
+    planned = max(float(run.requests), run.rate * (max(sent, default=run.at) - run.at))
+    if len(sent) < ENOUGH * planned:
+        yield f"{len(sent)} of {planned:.0f} planned requests were sent"
     if book.faults:
         first = min(fault.at for fault in book.faults)
-        before, planned = sum(at < first for at in sent), run.rate * (first - run.at)
-        if before < ENOUGH * planned:
-            yield f"{before} of {planned:.0f} planned requests were sent before the first fault"
+        before, wanted = sum(at < first for at in sent), run.rate * (first - run.at)
+        if before < ENOUGH * wanted:
+            yield f"{before} of {wanted:.0f} planned requests were sent before the first fault"
     bit = sum(fault.bit for fault in book.faults)
     if bit < run.faults:
         yield f"{bit} of {run.faults} planned faults had an effect"

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,10 +25,14 @@ LOG_BYTES = 8 << 20  # a log longer than this is put aside at the next start
 
 
 class ChildProcess:
-    """Of one program. With `verbose`, its output goes to the terminal and not to its log."""
+    """Of one program. With `verbose`, its output goes to the terminal and not to its log. `inside` is the
+    beginning of a command line that runs what follows elsewhere, as in another network namespace."""
 
-    def __init__(self, program: Program, state_dir: Path, *, verbose: bool) -> None:
+    def __init__(
+        self, program: Program, state_dir: Path, *, verbose: bool, inside: Sequence[str] = ()
+    ) -> None:
         self.program = program
+        self._inside = inside
         self.was_ready = False
         self._state_dir, self._verbose = state_dir, verbose
         self._log = state_dir / "logs" / f"{program.prefix}.log"
@@ -38,10 +43,25 @@ class ChildProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        """Of the process of the moment, or of the last one; 0 before the first."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative where a signal ended it."""
+        return self._process.returncode if self._process is not None else None
+
+    @property
+    def log(self) -> Path:
+        return self._log
+
     async def launch(self) -> None:
         """Start it, again if it has ended. Raises `StartError`."""
         self.was_ready = False
-        command = [*LAUNCHER, str(os.getpid()), *self.program.arguments, f"--state-dir={self._state_dir}"]
+        program = [*self.program.arguments, f"--state-dir={self._state_dir}"]
+        command = [*self._inside, *LAUNCHER, str(os.getpid()), *program]
         try:
             with self._open_log() as log:
                 self._process = await asyncio.create_subprocess_exec(
@@ -94,6 +114,10 @@ class ChildProcess:
                 self._process.terminate()
             except ProcessLookupError:
                 pass  # it has just ended
+
+    def signal(self, number: int) -> None:
+        if self._process is not None and self.running:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """End it at once, with everything that it started itself."""

@@ -1,0 +1,87 @@
+"""Counts what orchestrators have open, every so often, and once more when all is over.
+
+What cannot be asked now (it is frozen, or being started again) is left out; the count at the end waits for
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wrk_base.errors import WrkError
+
+from .history import Census
+from .house import House, Member
+from .recorder import Recorder
+
+EVERY_SECONDS = 0.5
+SETTLE_SECONDS = 8.0
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Counting:
+    def __init__(self, house: House, recorder: Recorder) -> None:
+        self._house, self._recorder = house, recorder
+
+    async def keep(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.gather(*(self._count(member) for member in self._house.orchestrators))
+            await asyncio.sleep(EVERY_SECONDS)
+
+    async def end(self) -> None:
+        """The last count of each: of when it has nothing open any more, or of when that took too long."""
+        await asyncio.gather(*(self._settled(member) for member in self._house.orchestrators))
+
+    async def _settled(self, member: Member) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLE_SECONDS
+        while True:
+            census = await self._look(member)
+            late = loop.time() >= until
+            if census is not None and (late or not (census.open_calls or census.leases or census.queue)):
+                self._recorder.note(census)
+                return
+            if late:
+                return
+            await asyncio.sleep(EVERY_SECONDS / 2)
+
+    async def _count(self, member: Member) -> None:
+        census = await self._look(member)
+        if census is not None:
+            self._recorder.note(census)
+
+    async def _look(self, member: Member) -> Census | None:
+        try:
+            status = await self._house.ask(member, "getServiceStatus")
+            stats = await self._house.ask(member, "getStats")
+        except WrkError:
+            return None
+        return census_of(member.name, self._recorder.now, status, stats, member.pid)
+
+
+def census_of(
+    who: str, now: Callable[[], float], status: dict[str, Any], stats: dict[str, Any], pid: int
+) -> Census:
+    balancer = status["loadBalancer"]
+    return Census(
+        who=who,
+        at=now(),
+        open_calls=stats["inFlight"],
+        leases=sum(worker["currentLoad"] for worker in balancer["workers"].values()),
+        queue=balancer["waiting"],
+        memory=resident(pid),
+        tables={"workers": status["registry"]["workers"], "links": status["rpcClients"]["active"]},
+    )
+
+
+def resident(pid: int) -> int:
+    """Bytes that the process has in memory; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError, ValueError):
+        return 0

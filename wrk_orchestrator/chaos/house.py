@@ -1,0 +1,244 @@
+"""A mesh of real processes that exists to be hurt: orchestrators and simulated racks in a state directory
+and a mesh of their own, on loopback unless said otherwise.
+
+It starts them, waits until all know all, and hands each out as a `Member` that can be killed, frozen, asked
+to end, and started again at the same place. The invariant: it touches no process that it did not start, and
+none is left when the block ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wrk_base import clock
+from wrk_base.client import Client
+from wrk_base.discovery.addresses import LOOPBACK
+from wrk_base.errors import StartError, WrkError
+from wrk_base.security.mesh_files import MeshFiles
+
+from ..cli.kinds import ORCHESTRATOR, rack_type
+from ..cli.plan import Flag, Program
+from ..cli.process import ChildProcess
+from .callers import MODEL
+from .recorder import Recorder
+
+LOOK_SECONDS = 0.02
+START_SECONDS = 60.0
+END_SECONDS = 30.0
+CALL_SECONDS = 2.0
+ROUTABLE = ("healthy", "probation")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Who lives in the house. Flags are those of their command lines."""
+
+    racks: int = 8
+    orchestrators: int = 1
+    rack_flags: tuple[Flag, ...] = (("latency", "20"), ("jitter", "60"))
+    orchestrator_flags: tuple[Flag, ...] = ()
+
+
+class Member:
+    """One process of the house, over all its starts."""
+
+    def __init__(self, child: ChildProcess, name: str) -> None:
+        self.child, self.name = child, name
+        self.status: dict[str, Any] = {}
+
+    @property
+    def worker_id(self) -> str:
+        return str(self.status["instanceId"])
+
+    @property
+    def endpoint(self) -> str:
+        return str(self.status["endpoint"])
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    async def launch(self) -> None:
+        await self.child.launch()
+
+    async def ready(self, seconds: float = START_SECONDS) -> None:
+        """Returns when its status file is there. Raises `StartError`."""
+        try:
+            async with asyncio.timeout(seconds):
+                while (status := self.child.status()) is None:
+                    if not self.child.running:
+                        raise StartError(self.child.end())
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError:
+            raise StartError(f"{self.name} is not ready after {seconds:g} s") from None
+        self.status = status
+
+    async def kill(self) -> bool:
+        """Whether it was the signal that ended it."""
+        self.child.kill()
+        await self.child.ended()
+        return self.child.exit_code == -signal.SIGKILL
+
+    async def terminate(self) -> int | None:
+        """Its exit code; None where it would not end, and was killed."""
+        self.child.terminate()
+        try:
+            await asyncio.wait_for(self.child.ended(), END_SECONDS)
+        except TimeoutError:
+            await self.kill()
+            return None
+        return self.child.exit_code
+
+    def freeze(self) -> None:
+        self.child.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.child.signal(signal.SIGCONT)
+
+    def is_frozen(self) -> bool:
+        """What the kernel says; where it cannot be asked, the signal is believed."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2]
+        except OSError:
+            return True
+        return state.startswith("T")
+
+
+class House:
+    """`async with House(...) as house`: everybody is there and routable inside of the block."""
+
+    def __init__(self, layout: Layout, mesh: str, state_dir: Path, recorder: Recorder) -> None:
+        self.layout, self.mesh, self.state_dir = layout, mesh, state_dir
+        self._recorder = recorder
+        self.orchestrators: list[Member] = []
+        self.racks: list[Member] = []
+        self._client: Client | None = None
+        self._address = LOOPBACK
+
+    async def __aenter__(self) -> House:
+        MeshFiles(self.state_dir, self.mesh).create(socket.gethostname(), clock.wall())
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def _start(self) -> None:
+        layout = self.layout
+        for number in range(layout.orchestrators):
+            self.orchestrators.append(self._member(self._orchestrator(f"o{number + 1}")))
+        for number in range(layout.racks):
+            self.racks.append(self._member(self._rack(f"r{number + 1}")))
+        for member in self.members:
+            await member.launch()
+        for member in self.members:
+            await member.ready()
+        for member in self.orchestrators:
+            member.child.program = _fixed(member)  # whoever is started again is found where it was
+        self._client = self.client("watch")
+        await self.all_routable(START_SECONDS)
+
+    async def _stop(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+        for member in self.racks:
+            member.thaw()
+            member.child.kill()
+        for member in self.orchestrators:
+            member.thaw()
+            member.child.terminate()
+        for member in self.members:
+            try:
+                await asyncio.wait_for(member.child.ended(), END_SECONDS)
+            except TimeoutError:
+                member.child.kill()
+                await member.child.ended()
+
+    @property
+    def members(self) -> list[Member]:
+        return [*self.orchestrators, *self.racks]
+
+    def client(self, name: str) -> Client:
+        """It knows every orchestrator."""
+        addresses = [member.endpoint for member in self.orchestrators]
+        return Client(*addresses, mesh=self.mesh, state_dir=self.state_dir, name=f"chaos-{name}")
+
+    def http(self, orchestrator: int = 0) -> tuple[str, int]:
+        """Host and port."""
+        where = str(self.orchestrators[orchestrator].status["http"]).removeprefix("http://")
+        host, _, port = where.rpartition(":")
+        return host, int(port)
+
+    def _member(self, program: Program) -> Member:
+        return Member(ChildProcess(program, self.state_dir, verbose=False), program.rack)
+
+    def _flags(self) -> tuple[Flag, ...]:
+        return (("interface", self._address), ("discovery.mesh", self.mesh), ("log.format", "json"))
+
+    def _orchestrator(self, name: str) -> Program:
+        ports = (("port", "0"), ("rpc.port", "0"))
+        flags = (*self._flags(), *ports, *self.layout.orchestrator_flags)
+        return Program(f"orchestrator {name}", ORCHESTRATOR, name, flags)
+
+    def _rack(self, name: str) -> Program:
+        own = (("rpc.port", "0"), ("models", MODEL), ("journal", str(self._recorder.journal(name))))
+        flags = (*self._flags(), *own, *self.layout.rack_flags)
+        return Program(f"rack {name}", rack_type("sim"), name, flags)
+
+    # --- what is known of them
+
+    async def workers(self, orchestrator: Member) -> dict[str, str]:
+        """Worker id -> state, as this orchestrator sees it. Raises `WrkError`."""
+        assert self._client is not None
+        listed = await self._client.request(
+            "listWorkers", {}, peer=orchestrator.endpoint, timeout=CALL_SECONDS
+        )
+        return {worker["workerId"]: worker["state"] for worker in listed["workers"]}
+
+    async def ask(self, orchestrator: Member, method: str) -> dict[str, Any]:
+        assert self._client is not None
+        answer: dict[str, Any] = await self._client.request(
+            method, {}, peer=orchestrator.endpoint, timeout=CALL_SECONDS
+        )
+        return answer
+
+    async def all_routable(self, seconds: float, racks: Sequence[Member] | None = None) -> None:
+        """Returns when every orchestrator gives work to all of these. Raises `StartError`."""
+        wanted = {member.worker_id for member in (self.racks if racks is None else racks)}
+        missing = wanted
+        try:
+            async with asyncio.timeout(seconds):
+                for orchestrator in self.orchestrators:
+                    while missing := wanted - await self._routable(orchestrator):  # noqa: ASYNC110
+                        await asyncio.sleep(LOOK_SECONDS * 5)
+        except TimeoutError:
+            names = ", ".join(sorted(missing))
+            raise StartError(f"not routable after {seconds:g} s: {names}") from None
+
+    async def _routable(self, orchestrator: Member) -> set[str]:
+        try:
+            return {name for name, state in (await self.workers(orchestrator)).items() if state in ROUTABLE}
+        except WrkError:
+            return set()
+
+
+def _fixed(member: Member) -> Program:
+    """The same program at the ports that it has now."""
+    rpc = member.endpoint.rpartition(":")[2]
+    http = str(member.status["http"]).rpartition(":")[2]
+    return replace(
+        member.child.program, flags=(*member.child.program.flags, ("port", http), ("rpc.port", rpc))
+    )

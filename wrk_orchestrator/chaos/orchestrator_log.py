@@ -1,0 +1,53 @@
+"""What an orchestrator's log tells of the health of its workers, as events of a history. Pure.
+
+The log is JSON lines (`--log.format json`) among which anything else may stand: `worker.state` is read, the
+rest passed over. Its times are wall-clock; `offset` takes them to the clock of the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import msgspec
+
+from .history import StateChanged
+
+STATE = b'"worker.state"'
+JUDGED = frozenset({"healthy", "suspect", "stalled", "probation"})  # from where a judgement puts one away
+
+
+class _Line(msgspec.Struct):
+    event: str
+    worker: str
+    old: str
+    new: str
+    timestamp: datetime
+    cause: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+def states_of(
+    lines: Iterable[bytes], orchestrator: str, offset: float, sentence: float
+) -> Iterator[StateChanged]:
+    """`sentence` is the shortest time that a quarantine by judgement lasts, in seconds."""
+    for text in lines:
+        if STATE not in text:
+            continue
+        try:
+            told = _decode(text)
+        except msgspec.DecodeError:
+            continue  # another event that quotes it, or a torn line
+        cause = told.cause or ""
+        judged = told.new == "quarantined" and told.old in JUDGED and "operator" not in cause
+        yield StateChanged(
+            orchestrator=orchestrator,
+            worker=told.worker,
+            old=told.old,
+            new=told.new,
+            at=told.timestamp.timestamp() - offset,
+            cause=cause,
+            sentence=sentence if judged else 0.0,
+        )

@@ -1,0 +1,125 @@
+"""One scenario from beginning to end: a house, load, faults, the last count, and the verdict.
+
+It ends by itself, leaves no process, and keeps the history where it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+from wrk_base import __version__
+from wrk_base.client import Client
+from wrk_base.config import Settings
+
+from .callers import Caller, HttpCaller, HttpStreamCaller, RpcCaller, RpcStreamCaller
+from .census import Counting
+from .checker import Rules, Violation, check
+from .figures import Figures, figures
+from .history import Run
+from .house import House, Layout
+from .http_caller import Connections
+from .load import Load, Shape
+from .recorder import Recorder, events_of
+from .scenarios import QUIET_SECONDS, REST_SECONDS, Scenario
+from .stage import Stage
+from .validity import void
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`void` says why the run proves nothing; then `violations` mean nothing either."""
+
+    figures: Figures
+    violations: list[Violation]
+    void: list[str]
+
+    @property
+    def holds(self) -> bool:
+        return not self.violations and not self.void
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """`faults` and `rate` are the scenario's own where they are None; `seconds` are the least it takes."""
+
+    seed: int
+    faults: int | None = None
+    seconds: float | None = None
+    rate: float | None = None
+
+
+async def play(scenario: Scenario, wishes: Wishes, folder: Path, say: Callable[[str], None]) -> Verdict:
+    """Raises `StartError` where the house does not come up."""
+    faults = scenario.faults if wishes.faults is None else wishes.faults
+    shape = replace(scenario.shape, rate=scenario.shape.rate if wishes.rate is None else wishes.rate)
+    layout = _with_deadline(scenario.layout, shape)
+    with Recorder(folder) as recorder:
+        house = House(layout, f"chaos-{secrets.token_hex(6)}", folder / "state", recorder)
+        say(f"{layout.orchestrators} orchestrator(s) and {layout.racks} simulated racks start in {folder}")
+        async with house:
+            say(f"load: {shape.rate:g} requests/s; faults: {faults} x {scenario.says}; seed {wishes.seed}")
+            stage = Stage(house, recorder, Random(wishes.seed), shape, faults)
+            await _under_load(scenario, stage, wishes)
+        for member in house.orchestrators:
+            recorder.take_states(member.child.log, member.name, Settings().health.quarantine_min / 1000)
+    return judge(folder, scenario.rules)
+
+
+def judge(folder: Path, rules: Rules) -> Verdict:
+    """The verdict on the history in this folder."""
+    events = events_of(folder)
+    return Verdict(figures(events), check(events, rules), void(events))
+
+
+def _with_deadline(layout: Layout, shape: Shape) -> Layout:
+    """OpenAI's chat has the deadline that the orchestrator gives it."""
+    deadline = ("http.inferenceTimeout", str(round(shape.deadline * 1000)))
+    return replace(layout, orchestrator_flags=(*layout.orchestrator_flags, deadline))
+
+
+async def _under_load(scenario: Scenario, stage: Stage, wishes: Wishes) -> None:
+    """Returns when every request has its end and all is counted."""
+    house, recorder, shape = stage.house, stage.recorder, stage.shape
+    client = house.client("load")
+    connections = Connections(*house.http())
+    load = Load(shape, _callers(scenario, client, connections), recorder, Random(wishes.seed + 1))
+    counting = Counting(house, recorder)
+    try:
+        await load.learn()
+        run = Run(
+            scenario=scenario.name,
+            seed=wishes.seed,
+            at=recorder.now(),
+            rate=shape.rate,
+            faults=stage.faults,
+            facts={"version": __version__},
+        )
+        recorder.note(run)
+        async with asyncio.TaskGroup() as beside:
+            keeping = beside.create_task(counting.keep())
+            loading = beside.create_task(load.run())
+            await stage.calm(QUIET_SECONDS)
+            await scenario.play(stage)
+            await stage.calm(max(REST_SECONDS, (wishes.seconds or 0) - (recorder.now() - run.at)))
+            load.stop()
+            await loading
+            keeping.cancel()
+    finally:
+        connections.close()
+        await client.close()
+    await counting.end()
+
+
+def _callers(scenario: Scenario, client: Client, connections: Connections) -> list[Caller]:
+    if scenario.streams:
+        rpc: list[Caller] = [RpcStreamCaller(client)]
+        return [*rpc, HttpStreamCaller(connections)] if scenario.http else rpc
+    rpc = [RpcCaller(client)]
+    if not scenario.http:
+        return rpc
+    return [*rpc, HttpCaller(connections, chat=True), *rpc, HttpCaller(connections, chat=False)]
