@@ -19,6 +19,8 @@ from wrk_orchestrator.chaos.history import (
 )
 from wrk_orchestrator.chaos.validity import void
 
+TROUBLE = Fault(kind="slow", target="r1", at=0.0, until=10.0)
+
 
 def story(*more: Event, **changes: Any) -> list[Event]:
     """A request that goes well, one event replaced or taken away by its name, and more."""
@@ -118,20 +120,30 @@ def test_a_good_answer_was_made_by_somebody() -> None:
 
 def test_nobody_begins_what_was_asked_after_it_was_taken_out() -> None:
     for out in ("quarantined", "draining", "gone"):
-        assert kinds(story(state(out, 0.4))) == ["misrouted"]
-    assert kinds(story(state("gone", 0.6))) == []  # it was under way, perhaps
-    assert kinds(story(state("gone", 0.2), state("healthy", 1.05))) == []
-    assert kinds(story(state("gone", 0.2), state("probation", 1.15))) == ["misrouted"]
-    assert kinds(story(state("gone", 0.2), state("healthy", 0.1, "p"))) == []  # the other one still sends
-    assert kinds(story(state("gone", 0.2), state("gone", 0.3, "p"))) == ["misrouted"]
+        assert kinds(story(TROUBLE, state(out, 0.4))) == ["misrouted"]
+    assert kinds(story(TROUBLE, state("gone", 0.6))) == []  # it was under way, perhaps
+    assert kinds(story(TROUBLE, state("gone", 0.2), state("healthy", 1.05))) == []
+    assert kinds(story(TROUBLE, state("gone", 0.2), state("probation", 1.15))) == ["misrouted"]
+    assert kinds(story(TROUBLE, state("gone", 0.2), state("healthy", 0.1, "p"))) == []  # one still sends
+    assert kinds(story(TROUBLE, state("gone", 0.2), state("gone", 0.3, "p"))) == ["misrouted"]
 
 
 def test_a_quarantine_lasts_as_long_as_it_was_meant_to() -> None:
     out = state("quarantined", 10.0, sentence=5.0)
-    assert kinds(story(out, state("probation", 15.0))) == []
-    assert kinds(story(out, state("probation", 14.0))) == ["readmitted"]
-    assert kinds(story(out, state("gone", 11.0), state("probation", 14.0))) == ["readmitted"]
-    assert kinds(story(out, state("probation", 14.0, cause="operator release"))) == []
+    assert kinds(story(TROUBLE, out, state("probation", 15.0))) == []
+    assert kinds(story(TROUBLE, out, state("probation", 14.0))) == ["readmitted"]
+    assert kinds(story(TROUBLE, out, state("gone", 11.0), state("probation", 14.0))) == ["readmitted"]
+    assert kinds(story(TROUBLE, out, state("probation", 14.0, cause="operator release"))) == []
+
+
+def test_nobody_is_put_away_to_whom_nothing_was_done() -> None:
+    verdict = state("quarantined", 20.0)
+    assert kinds(story(verdict)) == ["condemned"]
+    assert kinds(story(state("suspect", 20.0))) == []
+    for at, until, found in ((12.0, 15.0, []), (2.0, 9.0, ["condemned"])):
+        assert kinds(story(verdict, Fault(kind="freeze", target="r1", at=at, until=until))) == found
+    other = Fault(kind="freeze", target="r2", at=18.0, until=19.0)
+    assert kinds(story(verdict, other)) == ["condemned"]
 
 
 def test_what_nobody_waits_for_ends() -> None:
@@ -187,7 +199,10 @@ def run_of(*faults: Fault, planned: int = 1, rate: float = 10.0, requests: int =
 def test_a_run_counts_if_its_load_ran_before_the_first_fault_and_every_fault_bit() -> None:
     kill = Fault(kind="kill", target="r1", at=5.0, until=6.0)
     assert void(run_of(kill)) == []
-    assert void(run_of(kill, rate=13.0)) == ["50 of 65 planned requests were sent before the first fault"]
+    early = Fault(kind="kill", target="r1", at=1.0, until=6.0)
+    late = [event for event in run_of(early) if not (isinstance(event, Sent) and event.at < 0.3)]
+    assert void(late) == ["7 of 10 planned requests were sent before the first fault"]
+    assert void(run_of(kill, rate=13.0))[0] == "100 of 129 planned requests were sent"
     assert void(run_of(kill, requests=126)) == ["100 of 126 planned requests were sent"]
     assert void(run_of(kill, planned=2)) == ["1 of 2 planned faults had an effect"]
     missed = Fault(kind="kill", target="r1", at=5.0, until=6.0, bit=False)

@@ -108,6 +108,10 @@ class Book:
         """Whether the worker was killed then or later."""
         return any(died >= at for died in self._deadly.get(worker, ()))
 
+    def troubled(self, worker: str, at: float, slack: float) -> bool:
+        """Whether something was being done to this worker, or had been shortly before."""
+        return any(f.target == worker and f.at - slack <= at <= f.until + slack for f in self.faults)
+
     def calm_since(self, since: float, until: float) -> float:
         """`since`, or the end of the last fault between then and `until`: news had to wait for it."""
         return max((f.until for f in self.faults if f.at <= until and f.until >= since), default=since)

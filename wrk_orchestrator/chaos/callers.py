@@ -6,6 +6,7 @@ take: OpenAI's chat and the mesh's own endpoint. A caller judges nothing and tri
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,6 +21,7 @@ from .history import OK
 from .http_caller import Connections, Response
 
 MODEL = "chaos"
+A_MOMENT = 0.05  # seconds; so that the mesh's own word about a deadline comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class HttpCaller:
             options = {"timeoutMs": round(question.seconds * 1000), "repeatable": question.repeatable}
             path = "/api/inference/route"
             body = {"modelId": MODEL, "inputData": question.raw, "options": options}
-        answer = await self._post(path, body)
+        answer = await _post(self._connections, path, body, question.seconds)
         if isinstance(answer, Told):
             return answer
         said = msgspec.json.decode(answer.body)
@@ -142,12 +144,6 @@ class HttpCaller:
         text = said["choices"][0]["message"]["content"]
         return Told(worker=fields["x-wrk-worker"], attempts=int(fields["x-wrk-attempts"]), text=text)
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> Response | Told:
-        try:
-            return await self._connections.post(path, msgspec.json.encode(body))
-        except (OSError, EOFError) as error:
-            return Told(outcome=type(error).__name__)
-
 
 class HttpStreamCaller:
     """Chat with `stream`, event by event. Such items bear no numbers: the text is compared."""
@@ -158,15 +154,26 @@ class HttpStreamCaller:
         self._connections = connections
 
     async def ask(self, question: Question) -> Told:
-        try:
-            answer = await self._connections.post(
-                "/v1/chat/completions", msgspec.json.encode(question.chat(stream=True))
-            )
-        except (OSError, EOFError) as error:
-            return Told(outcome=type(error).__name__)
+        path = "/v1/chat/completions"
+        answer = await _post(self._connections, path, question.chat(stream=True), question.seconds)
+        if isinstance(answer, Told):
+            return answer
         if answer.status != 200:
             return Told(outcome=_http_outcome(answer.status, msgspec.json.decode(answer.body)))
         return _events(answer.body)
+
+
+async def _post(
+    connections: Connections, path: str, body: Mapping[str, Any], seconds: float
+) -> Response | Told:
+    """HTTP has no deadlines: its clients have clocks of their own, and do not wait for ever."""
+    try:
+        async with asyncio.timeout(seconds + A_MOMENT):
+            return await connections.post(path, msgspec.json.encode(body))
+    except TimeoutError:
+        return Told(outcome=errors.DeadlineExceeded.name)
+    except (OSError, EOFError) as error:
+        return Told(outcome=type(error).__name__)
 
 
 def _events(body: bytes) -> Told:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from .book import ROUTABLE, Book, Execution, Request
 from .history import OK, Answered, Event, StateChanged
 
+VERDICTS = frozenset({"quarantined", "gone"})
 RELEASED = "release"  # in the cause of a change: an operator's word ends a quarantine
 
 
@@ -45,6 +46,7 @@ class Rules:
     route_slack: float = 0.5
     cancel_slack: float = 2.0
     early_slack: float = 0.05
+    verdict_slack: float = 10.0
     queue: int | None = None
     grown: int = 5
     exit_within: float = 10.0
@@ -185,6 +187,15 @@ def _early(worker: str, orchestrator: str, change: StateChanged, until: float) -
     return Violation("readmitted", worker, text)
 
 
+def _judged_by_their_deeds(book: Book, rules: Rules) -> Iterator[Violation]:
+    """Nobody is put away to whom nothing was done."""
+    for (worker, orchestrator), changes in book.states.items():
+        for change in changes:
+            if change.new in VERDICTS and not book.troubled(worker, change.at, rules.verdict_slack):
+                text = f"{change.new} by {orchestrator} at {change.at:.3f}, and nothing was done to it"
+                yield Violation("condemned", worker, text)
+
+
 def _cancels_arrive(book: Book, rules: Rules) -> Iterator[Violation]:
     """Nothing runs on for nobody: neither when its caller is gone nor when another has answered."""
     for request in book.requests.values():
@@ -256,6 +267,7 @@ RULES: tuple[Callable[[Book, Rules], Iterator[Violation]], ...] = (
     _made_by_somebody,
     _routed_to_the_fit,
     _sentences_served,
+    _judged_by_their_deeds,
     _cancels_arrive,
     _nothing_left,
     _bounded,

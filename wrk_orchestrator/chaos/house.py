@@ -9,11 +9,14 @@ none is left when the block ends.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any
 
@@ -27,21 +30,30 @@ from ..cli.kinds import ORCHESTRATOR, rack_type
 from ..cli.plan import Flag, Program
 from ..cli.process import ChildProcess
 from .callers import MODEL
+from .namespaces import HERE, Host, lay_out
 from .recorder import Recorder
+from .relay import Relay
 
 LOOK_SECONDS = 0.02
 START_SECONDS = 60.0
 END_SECONDS = 30.0
 CALL_SECONDS = 2.0
 ROUTABLE = ("healthy", "probation")
+NO_MDNS = ("discovery.mdns", "false")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Who lives in the house. Flags are those of their command lines."""
+    """Who lives in the house. Flags are those of their command lines.
+
+    With `relays`, every rack is reached through one of ours and is known to orchestrators by its address
+    alone; with `cables`, each is a host of its own. There is no mDNS with relays.
+    """
 
     racks: int = 8
     orchestrators: int = 1
+    relays: bool = False
+    cables: bool = False
     rack_flags: tuple[Flag, ...] = (("latency", "20"), ("jitter", "60"))
     orchestrator_flags: tuple[Flag, ...] = ()
 
@@ -114,13 +126,17 @@ class Member:
 class House:
     """`async with House(...) as house`: everybody is there and routable inside of the block."""
 
-    def __init__(self, layout: Layout, mesh: str, state_dir: Path, recorder: Recorder) -> None:
+    def __init__(self, layout: Layout, mesh: str, state_dir: Path, recorder: Recorder, rng: Random) -> None:
         self.layout, self.mesh, self.state_dir = layout, mesh, state_dir
+        self._rng = rng
         self._recorder = recorder
         self.orchestrators: list[Member] = []
         self.racks: list[Member] = []
+        self.hosts: list[Host] = []
+        self.relays: list[Relay] = []
         self._client: Client | None = None
-        self._address = LOOPBACK
+        self._address = HERE if layout.cables else LOOPBACK
+        self._built = AsyncExitStack()
 
     async def __aenter__(self) -> House:
         MeshFiles(self.state_dir, self.mesh).create(socket.gethostname(), clock.wall())
@@ -137,21 +153,45 @@ class House:
         await self._stop()
 
     async def _start(self) -> None:
-        layout = self.layout
-        for number in range(layout.orchestrators):
-            self.orchestrators.append(self._member(self._orchestrator(f"o{number + 1}")))
-        for number in range(layout.racks):
-            self.racks.append(self._member(self._rack(f"r{number + 1}")))
-        for member in self.members:
-            await member.launch()
-        for member in self.members:
-            await member.ready()
+        if self.layout.cables:
+            await self._lay_cables()
+        for number in range(self.layout.racks):
+            self.racks.append(self._rack(number))
+        if self.layout.relays:
+            await _up(self.racks)
+            peers = await self._lay_relays()
+        else:
+            peers = ()
+        for number in range(self.layout.orchestrators):
+            self.orchestrators.append(self._orchestrator(number, peers))
+        await _up([member for member in self.members if not member.child.running])
         for member in self.orchestrators:
             member.child.program = _fixed(member)  # whoever is started again is found where it was
         self._client = self.client("watch")
         await self.all_routable(START_SECONDS)
 
+    async def _lay_cables(self) -> None:
+        await lay_out()
+        for number in range(self.layout.racks):
+            self.hosts.append(await self._built.enter_async_context(Host(number)))
+
+    async def _lay_relays(self) -> tuple[Flag, ...]:
+        """The flags by which orchestrators find the racks behind their relays."""
+        peers = list[str]()
+        for rack in self.racks:
+            host, _, port = rack.endpoint.removeprefix("tcp://").rpartition(":")
+            relay = await self._built.enter_async_context(Relay(host, int(port), self._rng))
+            self.relays.append(relay)
+            peers.append(f"tcp://{LOOPBACK}:{relay.port}#{rack.status['publicKey']}")
+        return (("discovery.peers", ",".join(peers)), NO_MDNS)
+
     async def _stop(self) -> None:
+        try:
+            await self._end_all()
+        finally:
+            await self._built.aclose()
+
+    async def _end_all(self) -> None:
         if self._client is not None:
             await self._client.close()
         for member in self.racks:
@@ -174,7 +214,13 @@ class House:
     def client(self, name: str) -> Client:
         """It knows every orchestrator."""
         addresses = [member.endpoint for member in self.orchestrators]
-        return Client(*addresses, mesh=self.mesh, state_dir=self.state_dir, name=f"chaos-{name}")
+        return Client(
+            *addresses,
+            mesh=self.mesh,
+            interface=self._address,
+            state_dir=self.state_dir,
+            name=f"chaos-{name}",
+        )
 
     def http(self, orchestrator: int = 0) -> tuple[str, int]:
         """Host and port."""
@@ -182,21 +228,34 @@ class House:
         host, _, port = where.rpartition(":")
         return host, int(port)
 
-    def _member(self, program: Program) -> Member:
-        return Member(ChildProcess(program, self.state_dir, verbose=False), program.rack)
+    def _flags(self, address: str) -> tuple[Flag, ...]:
+        return (("interface", address), ("discovery.mesh", self.mesh), ("log.format", "json"))
 
-    def _flags(self) -> tuple[Flag, ...]:
-        return (("interface", self._address), ("discovery.mesh", self.mesh), ("log.format", "json"))
+    def _orchestrator(self, number: int, peers: tuple[Flag, ...]) -> Member:
+        name = f"o{number + 1}"
+        own = (("port", "0"), ("rpc.port", "0"), *peers)
+        flags = (*self._flags(self._address), *own, *self.layout.orchestrator_flags)
+        program = Program(f"orchestrator {name}", ORCHESTRATOR, name, flags)
+        return Member(ChildProcess(program, self.state_dir, verbose=False), name)
 
-    def _orchestrator(self, name: str) -> Program:
-        ports = (("port", "0"), ("rpc.port", "0"))
-        flags = (*self._flags(), *ports, *self.layout.orchestrator_flags)
-        return Program(f"orchestrator {name}", ORCHESTRATOR, name, flags)
-
-    def _rack(self, name: str) -> Program:
+    def _rack(self, number: int) -> Member:
+        name, host = f"r{number + 1}", self.hosts[number] if self.hosts else None
         own = (("rpc.port", "0"), ("models", MODEL), ("journal", str(self._recorder.journal(name))))
-        flags = (*self._flags(), *own, *self.layout.rack_flags)
-        return Program(f"rack {name}", rack_type("sim"), name, flags)
+        hidden = (NO_MDNS,) if self.layout.relays else ()
+        common = self._flags(host.address if host is not None else self._address)
+        program = Program(
+            f"rack {name}", rack_type("sim"), name, (*common, *own, *hidden, *self.layout.rack_flags)
+        )
+        state_dir = self._apart() if self.layout.relays else self.state_dir
+        inside = host.inside if host is not None else ()
+        return Member(ChildProcess(program, state_dir, verbose=False, inside=inside), name)
+
+    def _apart(self) -> Path:
+        """A state directory with the same membership, whose status files orchestrators do not read."""
+        apart = self.state_dir.with_name("racks")
+        if not apart.exists():
+            shutil.copytree(self.state_dir, apart)
+        return apart
 
     # --- what is known of them
 
@@ -233,6 +292,14 @@ class House:
             return {name for name, state in (await self.workers(orchestrator)).items() if state in ROUTABLE}
         except WrkError:
             return set()
+
+
+async def _up(members: Sequence[Member]) -> None:
+    """All start at once."""
+    for member in members:
+        await member.launch()
+    for member in members:
+        await member.ready()
 
 
 def _fixed(member: Member) -> Program:

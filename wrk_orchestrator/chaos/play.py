@@ -59,14 +59,15 @@ async def play(scenario: Scenario, wishes: Wishes, folder: Path, say: Callable[[
     shape = replace(scenario.shape, rate=scenario.shape.rate if wishes.rate is None else wishes.rate)
     layout = _with_deadline(scenario.layout, shape)
     with Recorder(folder) as recorder:
-        house = House(layout, f"chaos-{secrets.token_hex(6)}", folder / "state", recorder)
+        rng = Random(wishes.seed)
+        house = House(layout, f"chaos-{secrets.token_hex(6)}", folder / "state", recorder, rng)
         say(f"{layout.orchestrators} orchestrator(s) and {layout.racks} simulated racks start in {folder}")
         async with house:
             say(f"load: {shape.rate:g} requests/s; faults: {faults} x {scenario.says}; seed {wishes.seed}")
-            stage = Stage(house, recorder, Random(wishes.seed), shape, faults)
+            stage = Stage(house, recorder, rng, shape, faults)
             await _under_load(scenario, stage, wishes)
-        for member in house.orchestrators:
-            recorder.take_states(member.child.log, member.name, Settings().health.quarantine_min / 1000)
+            for member in house.orchestrators:
+                recorder.take_states(member.child.log, member.name, Settings().health.quarantine_min / 1000)
     return judge(folder, scenario.rules)
 
 

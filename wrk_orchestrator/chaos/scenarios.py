@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from wrk_base import errors
 
+from . import network_scenarios as network
 from .checker import Rules
 from .house import Layout
 from .load import Shape
@@ -43,7 +44,11 @@ class Scenario:
     rules: Rules = field(default_factory=Rules)
     http: bool = True
     streams: bool = False
-    isolated: bool = False  # in network namespaces of its own
+
+    @property
+    def confined(self) -> bool:
+        """Whether it needs a network of its own."""
+        return self.layout.cables
 
 
 async def _kill_racks(stage: Stage) -> None:
@@ -102,6 +107,7 @@ async def _overload(stage: Stage) -> None:
 
 
 FOUR = Layout(racks=4)
+CABLES = Layout(racks=4, cables=True)
 TWO = Layout(orchestrators=2)
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -148,6 +154,18 @@ SCENARIOS: Mapping[str, Scenario] = {
             10,
             shape=Shape(rate=20.0, deadline=10.0, words=40, interval=20.0),
             streams=True,
+        ),
+        Scenario("hog", "counting processes on every core for 20 s", network.hog, 1),
+        Scenario("partition", "one rack's cable out for 1, 5 and 30 s in turn", network.partition, 3, CABLES),
+        Scenario("one-way", "one rack is not heard, or hears nothing, for 6 s", network.one_way, 2, CABLES),
+        Scenario("flapping-link", "one rack's cable out for a second", network.flapping_link, 10, CABLES),
+        Scenario("multicast-dead", "no multicast for 30 s", network.multicast_dead, 1, CABLES),
+        Scenario(
+            "relay",
+            "half the racks' links late, in slivers, reset, cut off, deaf in turn",
+            network.relay,
+            5,
+            Layout(racks=4, relays=True),
         ),
         Scenario(
             "overload",
