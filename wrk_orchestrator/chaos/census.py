@@ -15,7 +15,7 @@ from typing import Any
 from wrk_base.errors import WrkError
 
 from .history import Census
-from .house import House, Member
+from .house import House, View
 from .recorder import Recorder
 
 EVERY_SECONDS = 0.5
@@ -30,18 +30,18 @@ class Counting:
     async def keep(self) -> None:
         """Until it is cancelled."""
         while True:
-            await asyncio.gather(*(self._count(member) for member in self._house.orchestrators))
+            await asyncio.gather(*(self._count(view) for view in self._house.views))
             await asyncio.sleep(EVERY_SECONDS)
 
     async def end(self) -> None:
         """The last count of each: of when it has nothing open any more, or of when that took too long."""
-        await asyncio.gather(*(self._settled(member) for member in self._house.orchestrators))
+        await asyncio.gather(*(self._settled(view) for view in self._house.views))
 
-    async def _settled(self, member: Member) -> None:
+    async def _settled(self, view: View) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_SECONDS
         while True:
-            census = await self._look(member)
+            census = await self._look(view)
             late = loop.time() >= until
             if census is not None and (late or not (census.open_calls or census.leases or census.queue)):
                 self._recorder.note(census)
@@ -50,18 +50,18 @@ class Counting:
                 return
             await asyncio.sleep(EVERY_SECONDS / 2)
 
-    async def _count(self, member: Member) -> None:
-        census = await self._look(member)
+    async def _count(self, view: View) -> None:
+        census = await self._look(view)
         if census is not None:
             self._recorder.note(census)
 
-    async def _look(self, member: Member) -> Census | None:
+    async def _look(self, view: View) -> Census | None:
         try:
-            status = await self._house.ask(member, "getServiceStatus")
-            stats = await self._house.ask(member, "getStats")
+            status = await self._house.ask(view, "getServiceStatus")
+            stats = await self._house.ask(view, "getStats")
         except WrkError:
             return None
-        return census_of(member.name, self._recorder.now, status, stats, member.pid)
+        return census_of(view.name, self._recorder.now, status, stats, view.pid)
 
 
 def census_of(

@@ -82,7 +82,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 def _noticed(book: Book, fault: Fault) -> float | None:
     """Until the last orchestrator stopped giving it work."""
-    left = [_first(changes, fault.at, out=True) for changes in _of(book, fault.target)]
+    left = [_taken_out(changes, fault) for changes in _of(book, fault.target)]
     at = max((change.at for change in left if change is not None), default=None)
     return None if at is None else max(0.0, at - fault.at)
 
@@ -91,7 +91,7 @@ def _back(book: Book, fault: Fault) -> float | None:
     """From the end of the fault until the last orchestrator gave it work again."""
     ends = list[float]()
     for changes in _of(book, fault.target):
-        out = _first(changes, fault.at, out=True)
+        out = _taken_out(changes, fault)
         again = None if out is None else _first(changes, out.at, out=False)
         if again is not None:
             ends.append(max(0.0, again.at - fault.until))
@@ -100,6 +100,12 @@ def _back(book: Book, fault: Fault) -> float | None:
 
 def _of(book: Book, worker: str) -> list[list[StateChanged]]:
     return [changes for (name, _), changes in book.states.items() if name == worker]
+
+
+def _taken_out(changes: Sequence[StateChanged], fault: Fault) -> StateChanged | None:
+    """The change by which the fault was noticed, if it was while it lasted."""
+    out = _first(changes, fault.at, out=True)
+    return out if out is not None and out.at <= fault.until + A_MOMENT else None
 
 
 def _first(changes: Sequence[StateChanged], since: float, *, out: bool) -> StateChanged | None:

@@ -123,8 +123,20 @@ class Member:
         return state.startswith("T")
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """An orchestrator that can be asked. `endpoint` is "" where any will do, `pid` 0 where it is not ours."""
+
+    name: str
+    endpoint: str = ""
+    pid: int = 0
+
+
 class House:
-    """`async with House(...) as house`: everybody is there and routable inside of the block."""
+    """`async with House(...) as house`: everybody is there and routable inside of the block.
+
+    Without orchestrators in its layout its racks are guests in a mesh that is there, in its state directory.
+    """
 
     def __init__(self, layout: Layout, mesh: str, state_dir: Path, recorder: Recorder, rng: Random) -> None:
         self.layout, self.mesh, self.state_dir = layout, mesh, state_dir
@@ -139,7 +151,8 @@ class House:
         self._built = AsyncExitStack()
 
     async def __aenter__(self) -> House:
-        MeshFiles(self.state_dir, self.mesh).create(socket.gethostname(), clock.wall())
+        if self.layout.orchestrators:
+            MeshFiles(self.state_dir, self.mesh).create(socket.gethostname(), clock.wall())
         try:
             await self._start()
         except BaseException:
@@ -194,18 +207,10 @@ class House:
     async def _end_all(self) -> None:
         if self._client is not None:
             await self._client.close()
-        for member in self.racks:
-            member.thaw()
-            member.child.kill()
-        for member in self.orchestrators:
-            member.thaw()
-            member.child.terminate()
-        for member in self.members:
-            try:
-                await asyncio.wait_for(member.child.ended(), END_SECONDS)
-            except TimeoutError:
-                member.child.kill()
-                await member.child.ended()
+        for members in (self.racks, self.orchestrators):
+            for member in members:
+                member.thaw()
+            await asyncio.gather(*(member.terminate() for member in members))
 
     @property
     def members(self) -> list[Member]:
@@ -239,7 +244,8 @@ class House:
         return Member(ChildProcess(program, self.state_dir, verbose=False), name)
 
     def _rack(self, number: int) -> Member:
-        name, host = f"r{number + 1}", self.hosts[number] if self.hosts else None
+        guest = "" if self.layout.orchestrators else "chaos-"
+        name, host = f"{guest}r{number + 1}", self.hosts[number] if self.hosts else None
         own = (("rpc.port", "0"), ("models", MODEL), ("journal", str(self._recorder.journal(name))))
         hidden = (NO_MDNS,) if self.layout.relays else ()
         common = self._flags(host.address if host is not None else self._address)
@@ -259,18 +265,21 @@ class House:
 
     # --- what is known of them
 
-    async def workers(self, orchestrator: Member) -> dict[str, str]:
+    @property
+    def views(self) -> list[View]:
+        if not self.layout.orchestrators:
+            return [View("mesh")]
+        return [View(member.name, member.endpoint, member.pid) for member in self.orchestrators]
+
+    async def workers(self, view: View) -> dict[str, str]:
         """Worker id -> state, as this orchestrator sees it. Raises `WrkError`."""
-        assert self._client is not None
-        listed = await self._client.request(
-            "listWorkers", {}, peer=orchestrator.endpoint, timeout=CALL_SECONDS
-        )
+        listed = await self.ask(view, "listWorkers")
         return {worker["workerId"]: worker["state"] for worker in listed["workers"]}
 
-    async def ask(self, orchestrator: Member, method: str) -> dict[str, Any]:
+    async def ask(self, view: View, method: str) -> dict[str, Any]:
         assert self._client is not None
         answer: dict[str, Any] = await self._client.request(
-            method, {}, peer=orchestrator.endpoint, timeout=CALL_SECONDS
+            method, {}, peer=view.endpoint, timeout=CALL_SECONDS
         )
         return answer
 
@@ -280,16 +289,16 @@ class House:
         missing = wanted
         try:
             async with asyncio.timeout(seconds):
-                for orchestrator in self.orchestrators:
-                    while missing := wanted - await self._routable(orchestrator):  # noqa: ASYNC110
+                for view in self.views:
+                    while missing := wanted - await self._routable(view):  # noqa: ASYNC110
                         await asyncio.sleep(LOOK_SECONDS * 5)
         except TimeoutError:
             names = ", ".join(sorted(missing))
             raise StartError(f"not routable after {seconds:g} s: {names}") from None
 
-    async def _routable(self, orchestrator: Member) -> set[str]:
+    async def _routable(self, view: View) -> set[str]:
         try:
-            return {name for name, state in (await self.workers(orchestrator)).items() if state in ROUTABLE}
+            return {name for name, state in (await self.workers(view)).items() if state in ROUTABLE}
         except WrkError:
             return set()
 

@@ -19,10 +19,18 @@ from wrk_base.errors import StartError
 
 NETWORK = "10.77.0"
 HERE = f"{NETWORK}.1"
-TOOLS = ("unshare", "nsenter", "ip")
+TOOLS = ("unshare", "nsenter", "ip", "tc")
 CONFINED = ("unshare", "--user", "--map-root-user", "--net", "--")
 CONFINED_AS_ROOT = ("unshare", "--net", "--")
 TRY_SECONDS = 10.0
+GROUP = "224.0.0.250"
+HEARD_WITHIN_SECONDS = 0.5
+SEND = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[3]))
+sock.sendto(b"heard", (sys.argv[1], int(sys.argv[2])))
+"""
 
 
 def confinement() -> Sequence[str]:
@@ -106,6 +114,18 @@ class Host:
     async def undeafen(self) -> None:
         await _ip("route", "del", "blackhole", f"{self.address}/32")
 
+    async def silence(self) -> None:
+        """No multicast of IPv4 leaves it any more: at the bridge it is turned into a cable without an end."""
+        pit = f"p{self._near}"
+        await _ip("link", "add", pit, "type", "veth", "peer", "name", f"q{self._near}")
+        await _ip("link", "set", pit, "up")
+        await _run("tc", "qdisc", "add", "dev", self._near, "ingress")
+        await _run(
+            *("tc", "filter", "add", "dev", self._near, "parent", "ffff:", "protocol", "ip", "u32"),
+            *("match", "ip", "dst", "224.0.0.0/4", "action", "mirred", "egress", "redirect", "dev", pit),
+        )
+        await _ip("link", "set", self._near, "type", "bridge_slave", "mcast_flood", "off")
+
     async def _ip_in(self, *words: str) -> None:
         await _run(*self.inside, "ip", *words)
 
@@ -122,10 +142,28 @@ async def lay_out() -> None:
     await _ip("route", "add", "default", "dev", "br0")
 
 
-async def silence_multicast() -> None:
-    """From now on no multicast arrives anywhere here."""
-    await _ip("route", "add", "blackhole", "224.0.0.0/4")
-    await _ip("link", "set", "br0", "type", "bridge", "mcast_flood", "0")
+async def multicast_arrives(host: Host) -> bool:
+    """Whether what the host sends to a group is heard here."""
+    heard = asyncio.Event()
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _membership(GROUP, HERE))
+    sock.bind(("", 0))
+    loop = asyncio.get_running_loop()
+    loop.add_reader(sock, heard.set)
+    try:
+        await _run(*host.inside, sys.executable, "-c", SEND, GROUP, str(sock.getsockname()[1]), host.address)
+        await asyncio.wait_for(heard.wait(), HEARD_WITHIN_SECONDS)
+    except (StartError, TimeoutError):  # it cannot even send
+        return False
+    finally:
+        loop.remove_reader(sock)
+        sock.close()
+    return True
+
+
+def _membership(group: str, address: str) -> bytes:
+    return socket.inet_aton(group) + socket.inet_aton(address)
 
 
 async def _ip(*words: str) -> None:

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 
 from .history import PARTITION
-from .namespaces import Host, silence_multicast
+from .namespaces import Host, multicast_arrives
 from .relay import DELAYED, NO_TROUBLE, RESET, SLICED, SWALLOWED, TRUNCATED, Relay, Trouble
 from .stage import Stage
 
@@ -70,10 +70,14 @@ async def flapping_link(stage: Stage) -> None:
 
 async def multicast_dead(stage: Stage) -> None:
     """No multicast at all, and nothing else is wrong."""
+    hosts = stage.house.hosts
+    spoke = all([await multicast_arrives(host) for host in hosts])
     at = stage.recorder.now()
-    await silence_multicast()
+    for host in hosts:
+        await host.silence()
+    bit = spoke and not any([await multicast_arrives(host) for host in hosts])
     await stage.calm(SILENT_SECONDS)
-    stage.staged("no multicast", "everybody", at, bit=True)
+    stage.staged("no multicast", "everybody", at, bit=bit)
     await stage.house.all_routable(1.0)
 
 

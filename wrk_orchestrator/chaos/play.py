@@ -6,7 +6,6 @@ It ends by itself, leaves no process, and keeps the history where it is told to.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,30 +44,47 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """`faults` and `rate` are the scenario's own where they are None; `seconds` are the least it takes."""
+    """`faults` and `rate` are the scenario's own where they are None; `seconds` are the least it takes.
+
+    A `guest` starts, and hurts, racks alone, in a mesh that is there.
+    """
 
     seed: int
     faults: int | None = None
     seconds: float | None = None
     rate: float | None = None
+    guest: bool = False
 
 
-async def play(scenario: Scenario, wishes: Wishes, folder: Path, say: Callable[[str], None]) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Where:
+    """`folder` is for the history."""
+
+    mesh: str
+    state_dir: Path
+    folder: Path
+
+
+async def play(scenario: Scenario, wishes: Wishes, where: Where, say: Callable[[str], None]) -> Verdict:
     """Raises `StartError` where the house does not come up."""
     faults = scenario.faults if wishes.faults is None else wishes.faults
     shape = replace(scenario.shape, rate=scenario.shape.rate if wishes.rate is None else wishes.rate)
     layout = _with_deadline(scenario.layout, shape)
-    with Recorder(folder) as recorder:
+    if wishes.guest:
+        layout = replace(layout, orchestrators=0)
+    with Recorder(where.folder) as recorder:
         rng = Random(wishes.seed)
-        house = House(layout, f"chaos-{secrets.token_hex(6)}", folder / "state", recorder, rng)
-        say(f"{layout.orchestrators} orchestrator(s) and {layout.racks} simulated racks start in {folder}")
+        house = House(layout, where.mesh, where.state_dir, recorder, rng)
+        say(
+            f"{layout.orchestrators} orchestrators and {layout.racks} simulated racks start in {where.folder}"
+        )
         async with house:
             say(f"load: {shape.rate:g} requests/s; faults: {faults} x {scenario.says}; seed {wishes.seed}")
             stage = Stage(house, recorder, rng, shape, faults)
             await _under_load(scenario, stage, wishes)
             for member in house.orchestrators:
                 recorder.take_states(member.child.log, member.name, Settings().health.quarantine_min / 1000)
-    return judge(folder, scenario.rules)
+    return judge(where.folder, scenario.rules)
 
 
 def judge(folder: Path, rules: Rules) -> Verdict:
@@ -87,7 +103,7 @@ async def _under_load(scenario: Scenario, stage: Stage, wishes: Wishes) -> None:
     """Returns when every request has its end and all is counted."""
     house, recorder, shape = stage.house, stage.recorder, stage.shape
     client = house.client("load")
-    connections = Connections(*house.http())
+    connections = Connections(*house.http()) if scenario.http and house.orchestrators else None
     load = Load(shape, _callers(scenario, client, connections), recorder, Random(wishes.seed + 1))
     counting = Counting(house, recorder)
     try:
@@ -111,16 +127,16 @@ async def _under_load(scenario: Scenario, stage: Stage, wishes: Wishes) -> None:
             await loading
             keeping.cancel()
     finally:
-        connections.close()
+        if connections is not None:
+            connections.close()
         await client.close()
     await counting.end()
 
 
-def _callers(scenario: Scenario, client: Client, connections: Connections) -> list[Caller]:
+def _callers(scenario: Scenario, client: Client, connections: Connections | None) -> list[Caller]:
+    rpc: Caller = RpcStreamCaller(client) if scenario.streams else RpcCaller(client)
+    if connections is None:
+        return [rpc]
     if scenario.streams:
-        rpc: list[Caller] = [RpcStreamCaller(client)]
-        return [*rpc, HttpStreamCaller(connections)] if scenario.http else rpc
-    rpc = [RpcCaller(client)]
-    if not scenario.http:
-        return rpc
-    return [*rpc, HttpCaller(connections, chat=True), *rpc, HttpCaller(connections, chat=False)]
+        return [rpc, HttpStreamCaller(connections)]
+    return [rpc, HttpCaller(connections, chat=True), rpc, HttpCaller(connections, chat=False)]

@@ -46,6 +46,12 @@ class Scenario:
     streams: bool = False
 
     @property
+    def hurts_racks_alone(self) -> bool:
+        """Whether it can be played by guests in a mesh that is there."""
+        plain = self.layout.orchestrators == 1 and not (self.layout.relays or self.layout.cables)
+        return plain and self.play not in (_freeze_orchestrator, network.hog)
+
+    @property
     def confined(self) -> bool:
         """Whether it needs a network of its own."""
         return self.layout.cables

@@ -17,7 +17,7 @@ import typer
 from wrk_base import __version__, clock
 from wrk_base.errors import StartError
 
-from . import holds, keys, membership
+from . import chaos, holds, keys, membership
 from .asking import Where, ask, failed, find, in_session
 from .inputs import body_of, parse_json, read_input
 from .plain import json_text
@@ -284,3 +284,4 @@ def up(
 holds.add_to(app)
 membership.add_to(app)  # behind the commands for every day, as --help lists them
 keys.add_to(app)
+chaos.add_to(app)
