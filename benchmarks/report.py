@@ -64,19 +64,19 @@ def show(title: str, rows: Iterable[Row]) -> None:
     Console().print(table)
 
 
-def write(title: str, rows: list[Row], folder: Path = RESULTS) -> list[Path]:
+def write(title: str, rows: list[Row], folder: Path = RESULTS, command: str = "bin/bench") -> list[Path]:
     """`<title>.json` and `<title>.md`, each replaced in one step."""
     facts = machine()
     content = {"benchmark": title, "machine": facts, "rows": [asdict(row) for row in rows]}
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _replace(folder / f"{title}.json", json.dumps(content, indent=2) + "\n"),
-        _replace(folder / f"{title}.md", _page(title, facts, rows)),
+        _replace(folder / f"{title}.md", _page(f"{command} {title}", facts, rows)),
     ]
 
 
 def _page(title: str, facts: dict[str, str], rows: list[Row]) -> str:
-    lines = [f"# bin/bench {title}", ""]
+    lines = [f"# {title}", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines += ["", "| figure | value | limit | verdict |", "|---|---:|---|---|"]
     lines += [f"| {r.name} | {_figure(r.value)} {r.unit} | {r.limit} | {VERDICTS[r.ok]} |" for r in rows]

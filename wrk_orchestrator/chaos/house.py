@@ -296,6 +296,11 @@ class House:
             names = ", ".join(sorted(missing))
             raise StartError(f"not routable after {seconds:g} s: {names}") from None
 
+    async def routable(self) -> list[Member]:
+        """The racks that every orchestrator that can be asked gives work to now."""
+        given = [await self._routable(view) for view in self.views]
+        return [member for member in self.racks if all(member.worker_id in names for names in given)]
+
     async def _routable(self, view: View) -> set[str]:
         try:
             return {name for name, state in (await self.workers(view)).items() if state in ROUTABLE}

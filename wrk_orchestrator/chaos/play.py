@@ -46,7 +46,7 @@ class Verdict:
 class Wishes:
     """`faults` and `rate` are the scenario's own where they are None; `seconds` are the least it takes.
 
-    A `guest` starts, and hurts, racks alone, in a mesh that is there.
+    A `guest` starts, and hurts, racks alone, in a mesh that is there. `haste` is for tests.
     """
 
     seed: int
@@ -54,6 +54,7 @@ class Wishes:
     seconds: float | None = None
     rate: float | None = None
     guest: bool = False
+    haste: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ async def play(scenario: Scenario, wishes: Wishes, where: Where, say: Callable[[
         )
         async with house:
             say(f"load: {shape.rate:g} requests/s; faults: {faults} x {scenario.says}; seed {wishes.seed}")
-            stage = Stage(house, recorder, rng, shape, faults)
+            stage = Stage(house, recorder, rng, shape, faults, wishes.haste)
             await _under_load(scenario, stage, wishes)
             for member in house.orchestrators:
                 recorder.take_states(member.child.log, member.name, Settings().health.quarantine_min / 1000)

@@ -59,15 +59,15 @@ class Scenario:
 
 async def _kill_racks(stage: Stage) -> None:
     """A random one every three seconds; each is started again within two."""
-    for _ in range(stage.faults):
-        beside = asyncio.ensure_future(stage.kill(stage.some_rack(), stage.rng.uniform(0, 2)))
-        await stage.calm(3.0)
-        await beside
+    async with asyncio.TaskGroup() as beside:
+        for _ in range(stage.faults):
+            beside.create_task(stage.kill(await stage.some_rack(), stage.rng.uniform(0, 2)))
+            await stage.calm(3.0)
 
 
 async def _freeze_rack(stage: Stage) -> None:
     for _ in range(stage.faults):
-        await stage.freeze(stage.some_rack(), 8.0)
+        await stage.freeze(await stage.some_rack(), 8.0)
         await stage.calm(7.0)
 
 
@@ -103,7 +103,7 @@ async def _all_racks_fail(stage: Stage) -> None:
 async def _streams(stage: Stage) -> None:
     """Racks are killed while they stream, wherever they are in it."""
     for _ in range(stage.faults):
-        await stage.kill(stage.some_rack(), 0.0)
+        await stage.kill(await stage.some_rack(), 0.0)
         await stage.calm(stage.rng.uniform(0.2, 1.0))
 
 

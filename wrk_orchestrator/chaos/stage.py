@@ -13,7 +13,7 @@ from random import Random
 from wrk_base.errors import StartError
 
 from .history import CRASH, FREEZE, KILL, TERMINATE, Fault
-from .house import House, Member
+from .house import LOOK_SECONDS, House, Member
 from .load import Shape
 from .recorder import Recorder
 
@@ -22,25 +22,30 @@ FROZEN_WITHIN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`faults` is how many of them a scenario stages, where it stages one after the other."""
+    """`faults` is how many of them a scenario stages, where it stages one after the other; `haste` shortens
+    what lies between them, and how long they last."""
 
     house: House
     recorder: Recorder
     rng: Random
     shape: Shape
     faults: int
+    haste: float = 1.0
 
     async def calm(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds / self.haste)
 
-    def some_rack(self) -> Member:
-        return self.rng.choice([rack for rack in self.house.racks if rack.child.running])
+    async def some_rack(self) -> Member:
+        """One that every orchestrator gives work to: else nobody could notice that it is gone."""
+        while not (fit := await self.house.routable()):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(LOOK_SECONDS)
+        return self.rng.choice(fit)
 
     async def kill(self, member: Member, away: float) -> None:
         """SIGKILL, and started again so many seconds later; returns when it is ready."""
         at, worker = self.recorder.now(), member.worker_id
         bit = await member.kill()
-        await asyncio.sleep(away)
+        await self.calm(away)
         await self._start_again(member)
         self._fault(KILL, worker, at, bit=bit)
 
@@ -50,7 +55,7 @@ class Stage:
         member.freeze()
         try:
             bit = await _frozen(member)
-            await asyncio.sleep(seconds)
+            await self.calm(seconds)
         finally:
             member.thaw()
         self._fault(FREEZE, member.worker_id, at, bit=bit)
