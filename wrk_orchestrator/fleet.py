@@ -45,7 +45,7 @@ from .owners import Owners
 from .records import Change as Offer
 from .records import Changes, Joined, Left, Updated, WorkerRecord
 from .service_registry import ServiceRegistry
-from .state_log import StateLog
+from .state_log import Line, StateLog
 
 PULL_SECONDS = 5.0
 RUMOUR_SECONDS = 5.0  # a rumour that does not answer that long is dropped until it is heard again
@@ -490,8 +490,8 @@ class Fleet:
         self._act(self.health.tick(now, loop_lag))
         for worker_id in tuple(self._silent):  # what could not leave it yet may find room elsewhere by now
             self._on_silent(worker_id)
-        for change, unsaid in self._state_log.due(now):
-            self._log_state(change, unsaid)
+        for line in self._state_log.due(now):
+            self._log_state(line)
         for link in self._link_of.values():
             if link.peer is not None and link.peer.ready:
                 self.registry.renew(link.worker_id, now)
@@ -531,7 +531,7 @@ class Fleet:
         elif isinstance(change, Transition):
             line = self._state_log.note(change, self._loop.time())
             if line is not None:
-                self._log_state(*line)
+                self._log_state(line)
             self._note_silence(change)
             if change.new is State.SUSPECT and link is not None:
                 self._spawn(self._knock(change.worker_id, link.endpoint), "knock")
@@ -544,9 +544,11 @@ class Fleet:
         elif isinstance(change, Redial):
             link.peer.dial()
 
-    def _log_state(self, change: Transition, unsaid: int) -> None:
+    def _log_state(self, line: Line) -> None:
+        change = line.change
         facts = {"worker": change.worker_id, "old": change.old, "new": change.new, "cause": change.cause}
-        self._log.info("worker.state", **facts, **({"unsaid": unsaid} if unsaid else {}))
+        late = {"unsaid": line.unsaid, "ago_ms": round(line.ago * 1000)} if line.unsaid or line.ago else {}
+        self._log.info("worker.state", **facts, **late)
 
     def _note_silence(self, change: Transition) -> None:
         if change.new in (State.SUSPECT, State.STALLED):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from .health_changes import Transition
 
@@ -24,36 +25,45 @@ class _Voice:
     counted_at: float = -inf
     unsaid: int = 0
     waiting: Transition | None = None
+    waits_since: float = 0.0
+
+
+class Line(NamedTuple):
+    """What is to be said now: a change, how many before it were not said, and how many seconds ago it was."""
+
+    change: Transition
+    unsaid: int = 0
+    ago: float = 0.0
 
 
 class StateLog:
-    """`note` and `due` return what is to be said now: a change, and how many before it were not said."""
+    """`note` and `due` return what is to be said now."""
 
     def __init__(self) -> None:
         self._voices: OrderedDict[str, _Voice] = OrderedDict()  # the longest silent first
         self._waiting: dict[str, None] = {}
 
-    def note(self, change: Transition, now: float) -> tuple[Transition, int] | None:
+    def note(self, change: Transition, now: float) -> Line | None:
         voice = self._voices.setdefault(change.worker_id, _Voice())
         self._voices.move_to_end(change.worker_id)
         if len(self._voices) > MOST_VOICES:
             self._waiting.pop(self._voices.popitem(last=False)[0], None)
         voice.unsaid += voice.waiting is not None
-        voice.waiting = change
+        voice.waiting, voice.waits_since = change, now
         self._waiting[change.worker_id] = None
         return self._say(change.worker_id, now)
 
-    def due(self, now: float) -> list[tuple[Transition, int]]:
+    def due(self, now: float) -> list[Line]:
         """To be asked now and then."""
         said = (self._say(worker_id, now) for worker_id in tuple(self._waiting))
         return [line for line in said if line is not None]
 
-    def _say(self, worker_id: str, now: float) -> tuple[Transition, int] | None:
+    def _say(self, worker_id: str, now: float) -> Line | None:
         voice = self._voices[worker_id]
         voice.left, voice.counted_at = self._left(voice, now), now
         if voice.left < 1 or voice.waiting is None:
             return None
-        line = voice.waiting, voice.unsaid
+        line = Line(voice.waiting, voice.unsaid, now - voice.waits_since)
         voice.left, voice.unsaid, voice.waiting = voice.left - 1, 0, None
         del self._waiting[worker_id]
         return line

@@ -157,11 +157,16 @@ class Day:
         name, now = f"q{self._asked}", self.now
         seconds = 30.0 if leaves else seconds
         given = {"metadata": {"id": name}, "seconds": seconds, "fails": fails}
-        head = contract.InferenceHead("m1")
+        careful = self._racks[1].hangs  # else it would be hedged, and nobody judged
+        options = contract.Options(repeatable=not careful)
         question = Question(
-            head, wire.pack_head({"modelId": "m1"}), wire.MSGPACK, wire.pack_body(given), now + DEADLINE
+            contract.InferenceHead("m1", options),
+            wire.pack_head({"modelId": "m1"}),
+            wire.MSGPACK,
+            wire.pack_body(given),
+            now + DEADLINE,
         )
-        self.note(Sent(id=name, at=now, deadline=now + DEADLINE, expects=name))
+        self.note(Sent(id=name, at=now, deadline=now + DEADLINE, repeatable=not careful, expects=name))
         route = self._orchestrator.router.start(question, Teller(self, name))
         if leaves:
             self._loop.call_later(0.5, self._leave, name, route)

@@ -115,7 +115,7 @@ def swap_two_answers(patch: pytest.MonkeyPatch) -> None:
 def leak_a_pending_call(patch: pytest.MonkeyPatch) -> None:
     class Forgotten:
         deadline = float("inf")
-        sent, id = True, 0
+        sent, id, parts = True, 0, ("", 0, None, 0, b"")
 
         def failed(self, error: errors.WrkError) -> None:
             """Nobody waits for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wrk_orchestrator.health_changes import Transition
 from wrk_orchestrator.health_table import State
-from wrk_orchestrator.state_log import BURST, MOST_VOICES, SECONDS_EACH, StateLog
+from wrk_orchestrator.state_log import BURST, MOST_VOICES, SECONDS_EACH, Line, StateLog
 
 S = State
 UP, DOWN = Transition("w1", S.GONE, S.HEALTHY, "link up"), Transition("w1", S.HEALTHY, S.GONE, "silence")
@@ -12,7 +12,7 @@ UP, DOWN = Transition("w1", S.GONE, S.HEALTHY, "link up"), Transition("w1", S.HE
 
 def test_a_few_changes_are_said_at_once() -> None:
     log = StateLog()
-    assert [log.note(UP, 10.0) for _ in range(BURST)] == [(UP, 0)] * BURST
+    assert [log.note(UP, 10.0) for _ in range(BURST)] == [Line(UP)] * BURST
 
 
 def test_one_that_flaps_is_said_every_few_seconds_with_how_many_were_not() -> None:
@@ -34,7 +34,7 @@ def test_the_last_state_is_said_as_soon_as_it_may_be() -> None:
         log.note(DOWN, 0.0)
     assert (log.note(DOWN, 0.1), log.note(UP, 0.2)) == (None, None)
     assert log.due(SECONDS_EACH - 0.1) == []
-    assert log.due(SECONDS_EACH + 0.1) == [(UP, 1)]
+    assert log.due(SECONDS_EACH + 0.1) == [Line(UP, 1, SECONDS_EACH + 0.1 - 0.2)]
     assert log.due(10 * SECONDS_EACH) == []
 
 
@@ -43,7 +43,7 @@ def test_workers_do_not_use_up_each_other_s_lines() -> None:
     for _ in range(10 * BURST):
         log.note(DOWN, 0.0)
     other = Transition("w2", S.JOINING, S.HEALTHY, "link up")
-    assert log.note(other, 0.0) == (other, 0)
+    assert log.note(other, 0.0) == Line(other)
 
 
 def test_very_many_workers_are_not_remembered() -> None:

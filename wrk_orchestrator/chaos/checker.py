@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .book import ROUTABLE, Book, Execution, Request
-from .history import OK, Answered, Event, StateChanged
+from .history import OK, UNSAID, Answered, Event, StateChanged
 
+MAYBE_OPEN = ROUTABLE | {UNSAID}
 VERDICTS = frozenset({"quarantined", "gone"})
 RELEASED = "release"  # in the cause of a change: an operator's word ends a quarantine
 
@@ -157,14 +158,14 @@ def _closed(book: Book, worker: str) -> list[tuple[float, float, str]]:
     views = {change.orchestrator: "healthy" for change in changes}
     spans, since = list[tuple[float, float, str]](), float("inf")
     for change in sorted(changes, key=lambda change: change.at):
-        was_open = ROUTABLE & set(views.values())
+        was_open = MAYBE_OPEN & set(views.values())
         views[change.orchestrator] = change.new
-        is_open = ROUTABLE & set(views.values())
+        is_open = MAYBE_OPEN & set(views.values())
         if was_open and not is_open:
             since, closed_by = change.at, change.new
         elif is_open and not was_open:
             spans.append((since, change.at, closed_by))
-    if not ROUTABLE & set(views.values()):
+    if not MAYBE_OPEN & set(views.values()):
         spans.append((since, float("inf"), closed_by))
     return spans
 

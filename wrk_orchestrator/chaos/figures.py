@@ -13,7 +13,7 @@ from math import inf
 import msgspec
 
 from .book import ROUTABLE, Book
-from .history import OK, Event, Fault, StateChanged
+from .history import OK, UNSAID, Event, Fault, StateChanged
 
 A_MOMENT = 0.02  # by which the clock of a log may be early
 
@@ -111,6 +111,8 @@ def _taken_out(changes: Sequence[StateChanged], fault: Fault) -> StateChanged | 
 def _first(changes: Sequence[StateChanged], since: float, *, out: bool) -> StateChanged | None:
     """The first change after `since` that takes the worker out of routing, or into it."""
     for change in changes:
+        if change.new == UNSAID:
+            continue
         if change.at >= since - A_MOMENT and (change.new not in ROUTABLE) is out:
             return change
     return None

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import msgspec
 
 OK = "ok"
+UNSAID = "unsaid"  # a state that nobody wrote down: it may have been any
 
 # Kinds of faults that end a process without a word: what it ran never says that it ended.
 KILL = "kill"

@@ -1,7 +1,8 @@
 """What an orchestrator's log tells of the health of its workers, as events of a history. Pure.
 
 The log is JSON lines (`--log.format json`) among which anything else may stand: `worker.state` is read, the
-rest passed over. Its times are wall-clock; `offset` takes them to the clock of the history.
+rest passed over. Its times are wall-clock; `offset` takes them to the clock of the history. Of a worker that
+changes very often the log leaves changes out: from then on it counts as being in any state, `UNSAID`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import datetime
 
 import msgspec
 
-from .history import StateChanged
+from .history import UNSAID, StateChanged
 
 STATE = b'"worker.state"'
 JUDGED = frozenset({"healthy", "suspect", "stalled", "probation"})  # from where a judgement puts one away
@@ -24,6 +25,8 @@ class _Line(msgspec.Struct):
     new: str
     timestamp: datetime
     cause: str | None = None
+    unsaid: int = 0
+    ago_ms: float = 0.0
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -33,6 +36,7 @@ def states_of(
     lines: Iterable[bytes], orchestrator: str, offset: float, sentence: float
 ) -> Iterator[StateChanged]:
     """`sentence` is the shortest time that a quarantine by judgement lasts, in seconds."""
+    since: dict[str, float] = {}
     for text in lines:
         if STATE not in text:
             continue
@@ -40,14 +44,19 @@ def states_of(
             told = _decode(text)
         except msgspec.DecodeError:
             continue  # another event that quotes it, or a torn line
-        cause = told.cause or ""
+        cause, at = told.cause or "", told.timestamp.timestamp() - told.ago_ms / 1000 - offset
+        before, since[told.worker] = since.get(told.worker, at), at
+        if told.unsaid:
+            yield StateChanged(
+                orchestrator=orchestrator, worker=told.worker, old=UNSAID, new=UNSAID, at=before
+            )
         judged = told.new == "quarantined" and told.old in JUDGED and "operator" not in cause
         yield StateChanged(
             orchestrator=orchestrator,
             worker=told.worker,
             old=told.old,
             new=told.new,
-            at=told.timestamp.timestamp() - offset,
+            at=at,
             cause=cause,
             sentence=sentence if judged else 0.0,
         )
