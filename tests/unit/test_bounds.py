@@ -17,7 +17,12 @@ from tests.unit.test_orchestrator import Mesh, until
 from wrk_base import errors
 from wrk_orchestrator.state_log import MOST_VOICES
 
-REMEMBERED = {"StateLog._voices": MOST_VOICES, "_Voice": MOST_VOICES, "Book._rows": 10_000, "Book._stamps": 10_000}
+REMEMBERED = {
+    "StateLog._voices": MOST_VOICES,
+    "_Voice": MOST_VOICES,
+    "Book._rows": 10_000,  # tombstones, for seven days
+    "Book._stamps": 10_000,
+}
 CALM = 120.0  # virtual seconds, after which leases, quarantines and timers of those who left are over
 
 

@@ -39,6 +39,7 @@ START_SECONDS = 60.0
 END_SECONDS = 30.0
 CALL_SECONDS = 2.0
 ROUTABLE = ("healthy", "probation")
+WHOLE_LOG = "1000"  # what becomes of workers is read from it
 NO_MDNS = ("discovery.mdns", "false")
 
 
@@ -238,7 +239,7 @@ class House:
 
     def _orchestrator(self, number: int, peers: tuple[Flag, ...]) -> Member:
         name = f"o{number + 1}"
-        own = (("port", "0"), ("rpc.port", "0"), *peers)
+        own = (("port", "0"), ("rpc.port", "0"), ("log.sameEvents", WHOLE_LOG), *peers)
         flags = (*self._flags(self._address), *own, *self.layout.orchestrator_flags)
         program = Program(f"orchestrator {name}", ORCHESTRATOR, name, flags)
         return Member(ChildProcess(program, self.state_dir, verbose=False), name)
