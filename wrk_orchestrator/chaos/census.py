@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from wrk_base.errors import WrkError
 
-from .history import Census
-from .house import House, View
+from .history import Census, StateChanged
+from .house import ROUTABLE, House, View
 from .recorder import Recorder
 
 EVERY_SECONDS = 0.5
+WATCH_SECONDS = 0.05
 SETTLE_SECONDS = 8.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -32,6 +34,32 @@ class Counting:
         while True:
             await asyncio.gather(*(self._count(view) for view in self._house.views))
             await asyncio.sleep(EVERY_SECONDS)
+
+    async def watch(self) -> None:
+        """Until it is cancelled, note how the racks' states change where no orchestrator's log is ours.
+
+        A look comes late: a rack that is out now went out before, and one that is in came in after the look
+        before. Each is dated so that nobody is accused of what lies between.
+        """
+        seen = {rack.worker_id: "healthy" for rack in self._house.racks}  # as they were before the run
+        (view,) = self._house.views
+        looked = self._recorder.now()
+        while True:
+            began = self._recorder.now()
+            with suppress(WrkError):
+                states = await self._house.workers(view)
+                for worker, old in seen.items():
+                    new = states.get(worker, "gone")
+                    if new != old:
+                        at = looked if new in ROUTABLE else self._recorder.now()
+                        self._note(view, worker, old, new, at)
+                        seen[worker] = new
+                looked = began
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _note(self, view: View, worker: str, old: str, new: str, at: float) -> None:
+        change = StateChanged(orchestrator=view.name, worker=worker, old=old, new=new, at=at)
+        self._recorder.note(change)
 
     async def end(self) -> None:
         """The last count of each: of when it has nothing open any more, or of when that took too long."""

@@ -76,9 +76,7 @@ async def play(scenario: Scenario, wishes: Wishes, where: Where, say: Callable[[
     with Recorder(where.folder) as recorder:
         rng = Random(wishes.seed)
         house = House(layout, where.mesh, where.state_dir, recorder, rng)
-        say(
-            f"{layout.orchestrators} orchestrators and {layout.racks} simulated racks start in {where.folder}"
-        )
+        say(_who(layout, where))
         async with house:
             say(f"load: {shape.rate:g} requests/s; faults: {faults} x {scenario.says}; seed {wishes.seed}")
             stage = Stage(house, recorder, rng, shape, faults, wishes.haste)
@@ -86,6 +84,13 @@ async def play(scenario: Scenario, wishes: Wishes, where: Where, say: Callable[[
             for member in house.orchestrators:
                 recorder.take_states(member.child.log, member.name, Settings().health.quarantine_min / 1000)
     return judge(where.folder, scenario.rules)
+
+
+def _who(layout: Layout, where: Where) -> str:
+    racks = f"{layout.racks} simulated racks"
+    if not layout.orchestrators:
+        return f"{racks} join mesh {where.mesh}; history in {where.folder}"
+    return f"{layout.orchestrators} orchestrator(s) and {racks} start in {where.folder}"
 
 
 def judge(folder: Path, rules: Rules) -> Verdict:
@@ -119,14 +124,17 @@ async def _under_load(scenario: Scenario, stage: Stage, wishes: Wishes) -> None:
         )
         recorder.note(run)
         async with asyncio.TaskGroup() as beside:
-            keeping = beside.create_task(counting.keep())
+            watching = [beside.create_task(counting.keep())]
+            if wishes.guest:
+                watching.append(beside.create_task(counting.watch()))
             loading = beside.create_task(load.run())
             await stage.calm(QUIET_SECONDS)
             await scenario.play(stage)
             await stage.calm(max(REST_SECONDS, (wishes.seconds or 0) - (recorder.now() - run.at)))
             load.stop()
             await loading
-            keeping.cancel()
+            for task in watching:
+                task.cancel()
     finally:
         if connections is not None:
             connections.close()
