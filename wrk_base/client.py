@@ -54,8 +54,11 @@ class InferOptions(TypedDict, total=False):
 
     `task` is raw, chat, completion, embedding, rerank or response; with all but raw, input and answer are
     those of OpenAI's endpoint. `requirements` is a map of `capabilities`, `min_capacity`, `labels` and
-    `min_context` (tokens). With `repeatable` False nothing is sent again that may have begun. `simulate`
-    has the orchestrator answer, without any rack.
+    `min_context` (tokens). With `repeatable` False nothing is sent again that may have begun. What is asked
+    again with the same `idempotency_key`, by the same caller, is not run again while the rack that ran it is
+    there and keeps it: the answer of `request`, and the `facts` of a stream, say under `idempotency` whether
+    it `ran`, was `attached` to what ran, or was `stored`. `simulate` has the orchestrator answer, without any
+    rack.
     """
 
     task: str
@@ -77,7 +80,8 @@ class Client:
     encrypted, and both sides have to be members of the mesh: this machine is one by what `state_dir` holds
     (None: where `wrk` keeps it). `timeout` is for calls that name
     none; `connect_timeout` is how long a call waits where no orchestrator is there yet. Both in seconds.
-    `name` is what workers see of their caller.
+    `name` is what workers see of their caller. With one, every client of that name on this machine is one and
+    the same caller to idempotency keys, also in a later process; without, each is one of its own.
 
     For one event loop; `rng`, `network` and `discovery` are for tests. Raises `ValueError` for an address
     that cannot be read. What calls raise is a `wrk_base.errors.WrkError`.
@@ -90,7 +94,7 @@ class Client:
         interface: str = INTERFACE,
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
-        name: str = "client",
+        name: str = "",
         state_dir: Path | str | None = None,
         rng: Random | None = None,
         network: Network | None = None,
@@ -257,7 +261,7 @@ class Client:
         return self._opened
 
     def _identity(self) -> Identity:
-        unique = f"{self._name}-{self._rng.getrandbits(32):08x}"
+        unique = f"{self._name or 'client'}-{self._rng.getrandbits(32):08x}"
         return Identity(unique, self._rng.getrandbits(63) + 1, "client", self._name)
 
     def _visiting(self, worker_id: str) -> Visit:

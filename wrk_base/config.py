@@ -305,6 +305,17 @@ class RoutingSettings(Section, frozen=True):
         "a request for it. More answers more often; what answers is another model.")] = {}
 
 
+class IdempotencySettings(Section, frozen=True):
+    """What a rack keeps for requests that come again with the same idempotency key."""
+
+    keep_time: Annotated[int, ms(1, DAY,
+        "How long a finished answer is kept. Shorter frees memory sooner; longer than callers go on trying "
+        "makes sure that what comes again does not run again.")] = 600_000
+    keep_bytes: Annotated[int, size(65_536, 1_099_511_627_776,
+        "Bytes of answers, running and finished, that are kept; the oldest give way. Smaller runs more "
+        "again; larger keeps long answers, and more of them, in the memory beside the model.")] = 67_108_864
+
+
 class HttpSettings(Section, frozen=True):
     """The HTTP face of the standalone service."""
 
@@ -435,6 +446,7 @@ class Settings(Section, frozen=True):
     health: HealthSettings = HealthSettings()
     balancing: BalancingSettings = BalancingSettings()
     routing: RoutingSettings = RoutingSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     http: HttpSettings = HttpSettings()
     model_servers: ModelServerSettings = ModelServerSettings()
     stop: StopSettings = StopSettings()

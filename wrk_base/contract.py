@@ -127,7 +127,7 @@ class Options(Shape, frozen=True):
     session_id: Text | None = None
     priority: Annotated[str, msgspec.Meta(max_length=32)] = "default"
     repeatable: bool = True
-    idempotency_key: Text | None = None
+    idempotency_key: Name | None = None
     simulate: bool = False
     explain: bool = False
 
@@ -161,6 +161,13 @@ class RackHead(InferenceHead, frozen=True):
     """The head of `runInference`."""
 
     options: RackOptions = RackOptions()
+
+
+class Origin(Shape, frozen=True):
+    """What an orchestrator adds to a head with an idempotency key: who asked (callers.py), for what model."""
+
+    caller: Name
+    model_id: Name
 
 
 class RackInfo(Shape, frozen=True):
@@ -235,10 +242,20 @@ class Info(Shape, frozen=True):
     resumable: bool = False
 
 
+class _Told(Shape, frozen=True):
+    origin: Origin | None = None
+
+
 _inference_head = msgspec.msgpack.Decoder(InferenceHead)
 _rack_head = msgspec.msgpack.Decoder(RackHead)
 _raw_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+_origin = msgspec.msgpack.Decoder(_Told)
 _EMPTY = b"\x80"  # an empty map
+
+IDEMPOTENCY = "idempotency"
+IDEMPOTENCY_SAYS = RAN, ATTACHED, STORED = "ran", "attached", "stored"
+"""A fact of the answer to a request with an idempotency key: it ran for this request, the request joined
+one that was running, or it was given what was kept."""
 
 PAYLOAD_FIELDS: dict[str, tuple[str, str]] = {
     "routeInferenceRequest": ("inputData", "result"),
@@ -289,6 +306,21 @@ def with_progress(head: bytes | None, progress: Progress) -> bytes:
     options["resumeFrom"] = msgspec.Raw(msgspec.msgpack.encode(progress))
     fields["options"] = msgspec.Raw(msgspec.msgpack.encode(options))
     return msgspec.msgpack.encode(fields)
+
+
+def with_origin(head: bytes | None, origin: Origin) -> bytes:
+    """The same head with an orchestrator's word on where it is from, in the place of any other word on it."""
+    fields = _raw_fields.decode(head or _EMPTY)
+    fields["origin"] = msgspec.Raw(msgspec.msgpack.encode(origin))
+    return msgspec.msgpack.encode(fields)
+
+
+def read_origin(head: bytes | None) -> Origin | None:
+    """What `with_origin` wrote; to be asked of orchestrators' requests alone. Raises `BadRequest`."""
+    try:
+        return _origin.decode(head or _EMPTY).origin
+    except (ValueError, RecursionError) as error:
+        raise as_bad_request(error, "request") from None
 
 
 def as_bad_request(error: Exception, what: str) -> BadRequest:

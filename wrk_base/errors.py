@@ -2,6 +2,7 @@
 
     WrkError                     code  HTTP
     ├── BadRequest                  3   400
+    │   └── IdempotencyKeyReused    3   422
     ├── NotFound                    5   404
     │   ├── MethodNotFound         12   404
     │   └── WorkerNotFound          5   404
@@ -9,6 +10,7 @@
     ├── NoWorkersAvailable         14   503 (404 for a model never seen)
     ├── NoWorkersMatch              9   503
     ├── CapacityExceeded            8   429
+    ├── AlreadyRan                  6   409
     ├── QueueTimeout               14   503
     ├── DeadlineExceeded            4   504
     ├── Cancelled                   1   499
@@ -69,6 +71,12 @@ class BadRequest(WrkError):
     name, code, http_status = "ERR_BAD_REQUEST", 3, 400
 
 
+class IdempotencyKeyReused(BadRequest):
+    """The same caller sent another request with this idempotency key."""
+
+    name, http_status = "ERR_IDEMPOTENCY_KEY_REUSED", 422
+
+
 class NotFound(WrkError):
     """There is no such thing."""
 
@@ -109,6 +117,12 @@ class CapacityExceeded(WrkError):
     """Everything that could answer is at capacity."""
 
     name, code, http_status, retryable = "ERR_CAPACITY_EXCEEDED", 8, 429, True
+
+
+class AlreadyRan(WrkError):
+    """The request ran before, must not run twice, and what came of it is not kept."""
+
+    name, code, http_status = "ERR_ALREADY_RAN", 6, 409
 
 
 class QueueTimeout(WrkError):

@@ -15,6 +15,7 @@ from typing import Any
 from . import contract, errors
 from .discovery import Found
 from .enrolment import Enrolment
+from .repeats import Repeats
 from .rpc import wire
 from .rpc.request import Caller, Request
 from .taking_up import taken_up
@@ -41,6 +42,13 @@ class Rack(Worker):
             dialled_back=self._has_caller,
             spawn=self.spawn,
             log=self.log,
+        )
+        self._repeats = Repeats(
+            self.settings.idempotency,
+            take_slot=self._take_slot,
+            give_slot_back=self._give_slot_back,
+            serve=self.serve,
+            spawn=self.spawn,
         )
         self.server.piggyback = lambda: {"load": self.load()}
         self.respond("runInference", self._run_inference, raw=True)
@@ -112,11 +120,22 @@ class Rack(Worker):
 
     async def _run_inference(self, request: Request) -> None:
         head = contract.read_rack_head(request.head)
+        if head.options.resume_from:
+            head = taken_up(request, head, self.describe())
+        if head.options.idempotency_key is not None:
+            await self._repeats.answer(request, head)
+            return
+        self._take_slot(head)
+        try:
+            await self.serve(request, head)
+        finally:
+            self._give_slot_back()
+
+    def _take_slot(self, head: contract.RackHead) -> None:
+        """Raises what refuses a request."""
         offer = self.describe()
         if head.model_id not in offer.models:
             raise self.absent(head.model_id, offer)
-        if head.options.resume_from:
-            head = taken_up(request, head, offer)
         if self.running >= offer.max_concurrent:
             if request.caller.wants_load:
                 self._turned_away[request.caller.routing_id] = request.caller
@@ -127,12 +146,11 @@ class Rack(Worker):
                 retry_after_ms=100,
             )
         self.running += 1
-        try:
-            await self.serve(request, head)
-        finally:
-            self.running -= 1
-            if self._turned_away:
-                self._tell_of_room()
+
+    def _give_slot_back(self) -> None:
+        self.running -= 1
+        if self._turned_away:
+            self._tell_of_room()
 
     def _tell_of_room(self) -> None:
         """Who was refused because others had all slots hears at once that one is free, not by a beat."""
@@ -198,6 +216,7 @@ class Rack(Worker):
         """Sign of life on every orchestrator's own link to this rack: the very path that requests take."""
         interval = self.settings.health.heartbeat_interval / 1000
         self.server.tell((wire.PONG, 0, 0, None), ("orchestrator",), quiet_for=interval / 2)
+        self._repeats.expire()
         self._beat_timer = self._loop.call_later(interval, self._beat)
 
     def _has_caller(self, worker_id: str) -> bool:

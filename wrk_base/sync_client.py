@@ -53,7 +53,7 @@ class SyncClient:
         interface: str = INTERFACE,
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
-        name: str = "client",
+        name: str = "",
         state_dir: Path | str | None = None,
     ) -> None:
         client = Client(

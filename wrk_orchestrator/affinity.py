@@ -1,4 +1,4 @@
-"""What ties a request to a worker: its session, and the beginning of its prompt.
+"""What ties a request to a worker: its idempotency key, its session, the beginning of its prompt.
 
 A router makes one `Affinity` a request; strategies that look at it ask for its hashes, which are worked
 out at the first question and kept, so that a request that is tried again is hashed once. The prompt is
@@ -30,12 +30,12 @@ _two = Struct("<QI").unpack
 
 
 class Affinity:
-    """`session` is "" and `prompt` empty where the request has none."""
+    """`session` and `key` are "" and `prompt` empty where the request has none."""
 
-    __slots__ = ("_beginnings", "_mark", "prompt", "session")
+    __slots__ = ("_beginnings", "_mark", "key", "prompt", "session")
 
-    def __init__(self, session: str = "", prompt: Prompt = b"") -> None:
-        self.session, self.prompt = session, prompt
+    def __init__(self, session: str = "", prompt: Prompt = b"", key: str = "") -> None:
+        self.session, self.prompt, self.key = session, prompt, key
         self._beginnings: tuple[Beginning, ...] | None = None
         self._mark: Mark | None = None
 
@@ -43,8 +43,7 @@ class Affinity:
     def mark(self) -> Mark:
         """Equal for equal sessions, in every process."""
         if self._mark is None:
-            place, number = _hash(self.session)
-            self._mark = place, _LARGE + number
+            self._mark = mark_of(self.session)
         return self._mark
 
     @property
@@ -56,6 +55,12 @@ class Affinity:
 
 
 NO_AFFINITY = Affinity()
+
+
+def mark_of(text: str) -> Mark:
+    """Where a text stands, and how it draws its lots; in every process the same."""
+    place, number = _hash(text)
+    return place, _LARGE + number
 
 
 def place(worker_id: str) -> float:

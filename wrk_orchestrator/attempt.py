@@ -50,7 +50,7 @@ class Attempt(StreamCall):
         if self.base:
             self.failed(self._broken())
         else:
-            self.route.answered(self, content_type, payload)
+            self.route.answered(self, head, content_type, payload)
 
     def items(self, first: int, content_type: int, payloads: tuple[bytes, ...]) -> bool:
         count = len(payloads)

@@ -55,7 +55,7 @@ class Candidate:
         self.weight = record.weight  # None unless set by hand
         self.size = _size(record)  # what it can do, as far as it is known without measuring
         self.life = (record.worker_id, record.epoch)
-        self.place = place(record.worker_id)  # on the circle of consistent hashing
+        self.place = _place(record)  # on the circle of consistent hashing
         self.turn = turn  # grows with every pick: the lowest has waited longest
         self.own = 0  # leases that this process holds
         self.foreign = 0  # what others have running there, as far as the rack has said
@@ -104,6 +104,7 @@ class Candidate:
         self.record = record
         self.weight = record.weight
         self.size = _size(record)
+        self.place = _place(record)
         self.life = (record.worker_id, record.epoch)
         self.settle()
 
@@ -127,6 +128,11 @@ class Candidate:
             "lastRequestTime": None if self.last_at is None else round(wall_ms_at_zero + self.last_at * 1000),
             "currentLoad": self.load,
         }
+
+
+def _place(record: WorkerRecord) -> float:
+    """Of the process that answers there: who registered it by which name is different elsewhere."""
+    return place(record.instance_id or record.worker_id)
 
 
 def _size(record: WorkerRecord) -> int:

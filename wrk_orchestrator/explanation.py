@@ -12,7 +12,7 @@ from typing import Any
 from .affinity import Affinity
 from .candidate import Candidate
 from .records import Want
-from .strategies import Score, Strategy
+from .strategies import Rendezvous, Score, Strategy
 
 MOST_NAMED = 100  # workers in one explanation, some 10 kB: it travels in the answer to a request
 MOST_EXCLUDED = 50  # of them, while there are others
@@ -24,7 +24,7 @@ FULL = "full"
 
 
 def explanation(
-    strategy: Strategy,
+    strategy: Strategy | Rendezvous,
     want: Want,
     everybody: list[Candidate],
     exclude: Collection[str],

@@ -90,8 +90,10 @@ class LoadBalancer:
         self._turn = 0
         self._narrowed: dict[tuple[Key, tuple[str, ...]], Requirements] = {}
 
-    def affinity(self, session: str, prompt: Prompt) -> Affinity:
+    def affinity(self, session: str, prompt: Prompt, key: str | None = None) -> Affinity:
         """What `pick` takes, made once for all attempts of a request; empty where nobody looks at it."""
+        if key is not None:
+            return Affinity(session, prompt, key)
         if self._kind.by_session or self._kind.by_prompt:
             return Affinity(session, prompt)
         return NO_AFFINITY
@@ -111,13 +113,37 @@ class LoadBalancer:
         """
         pool = self._pools.find(model_id, requirements)
         if pool is not None:
-            candidate = pool.strategy.choose(exclude, now, affinity)
+            if affinity.key:
+                candidate = self._pools.by_key(pool).choose(exclude, affinity.key)
+            else:
+                candidate = pool.strategy.choose(exclude, now, affinity)
             if candidate is not None:
-                self._turn += 1
-                self.leases += 1
-                candidate.take(now, self._turn)
-                return Lease(self, candidate, pool.latencies)
+                return self._lease(pool, candidate, now)
         raise self._refusal(pool, model_id, exclude)
+
+    def pick_full(
+        self,
+        model_id: str,
+        requirements: Requirements | None,
+        exclude: Collection[str],
+        now: float,
+        affinity: Affinity,
+    ) -> Lease | None:
+        """A lease on the worker that the idempotency key belongs to, if that is full; else None.
+
+        Full or not, it may have the request's result, or be running it.
+        """
+        pool = self._pools.find(model_id, requirements)
+        owner = self._pools.by_key(pool).owner(exclude, affinity.key) if pool is not None else None
+        if pool is None or owner is None or owner.open:
+            return None
+        return self._lease(pool, owner, now)
+
+    def _lease(self, pool: Pool, candidate: Candidate, now: float) -> Lease:
+        self._turn += 1
+        self.leases += 1
+        candidate.take(now, self._turn)
+        return Lease(self, candidate, pool.latencies)
 
     def narrowed(self, model_id: str, requirements: Requirements, hints: tuple[str, ...]) -> Requirements:
         """`requirements`, with each of `hints` that some worker has which meets all that was there before.
@@ -188,7 +214,7 @@ class LoadBalancer:
 
         Changes nothing, and may take milliseconds with thousands of workers.
         """
-        want, strategy = self._pools.look(model_id, requirements)
+        want, strategy = self._pools.look(model_id, requirements, by_key=bool(affinity.key))
         ids = dict.fromkeys([*self._registry.matching(want), *self._registry.matching(Want(model_id))])
         everybody = [self._candidates[worker_id] for worker_id in ids]
         return explanation(strategy, want, everybody, exclude, now, affinity)

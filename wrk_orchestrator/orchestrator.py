@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from wrk_base import clock, contract, errors
+from wrk_base import callers, clock, contract, errors
 from wrk_base.config import RoutingSettings
 from wrk_base.discovery import Found, HearsOthers
 from wrk_base.rpc import wire
@@ -305,6 +305,8 @@ class OrchestratorWorker(Worker):
             request.flags,
             request.peer.worker_id,
         )
+        if head.options.idempotency_key is not None:
+            question.sign(callers.peer(request.peer))
         if _simulates(head):
             reply = simulated(question, self.identity.worker_id)
             request.answer(reply.head, reply.content_type, reply.payload)
@@ -321,13 +323,17 @@ class OrchestratorWorker(Worker):
         deadline: float,
         models: tuple[str, ...] | None = None,
         caller: str = "",
+        origin: str = "",
     ) -> Reply:
         """Route one request whose payload stays packed; `deadline` in the loop's time. Raises `WrkError`.
 
-        `models` may answer it; None: those that the settings name. `caller` is whose share of queues it has.
+        `models` may answer it; None: those that the settings name. `caller` is whose share of queues it has,
+        `origin` whose results it may get, if it has an idempotency key.
         """
         question = self._question(head, packed_head, content_type, payload, deadline, caller=caller)
         question.models = models
+        if head.options.idempotency_key is not None:
+            question.sign(origin)
         if _simulates(head):
             return simulated(question, self.identity.worker_id)
         return await self.router.route(question)

@@ -18,7 +18,7 @@ from wrk_base.contract import Requirements
 from .candidate import Candidate
 from .records import Want, WorkerRecord
 from .service_registry import ServiceRegistry
-from .strategies import Knowledge, Latencies, Prefixes, Probes, Strategy, Tuning
+from .strategies import Knowledge, Latencies, Prefixes, Probes, Rendezvous, Strategy, Tuning
 
 if TYPE_CHECKING:
     from random import Random
@@ -31,14 +31,18 @@ Key: TypeAlias = str | tuple[str, frozenset[str], frozenset[tuple[str, str]], in
 
 
 class Pool:
-    """The workers that meet one want: `matching` are registered, `routable` of them are in service."""
+    """The workers that meet one want: `matching` are registered, `routable` of them are in service.
 
-    __slots__ = ("latencies", "matching", "routable", "strategy", "want")
+    `by_key` is there once a request with an idempotency key has come.
+    """
+
+    __slots__ = ("by_key", "latencies", "matching", "routable", "strategy", "want")
 
     def __init__(self, want: Want, strategy: Strategy, latencies: Latencies) -> None:
         self.want = want
         self.strategy = strategy
         self.latencies = latencies
+        self.by_key: Rendezvous | None = None
         self.matching = 0
         self.routable = 0
 
@@ -52,12 +56,16 @@ class Pool:
             self.matching += 1
             self.routable += candidate.limit > 0
             self.strategy.add(candidate)
+            if self.by_key is not None:
+                self.by_key.add(candidate)
 
     def discard(self, candidate: Candidate) -> None:
         if self.want.met_by(candidate.record):
             self.matching -= 1
             self.routable -= candidate.limit > 0
             self.strategy.discard(candidate)
+            if self.by_key is not None:
+                self.by_key.discard(candidate)
 
 
 class Model:
@@ -98,6 +106,15 @@ class Pools:
         self._pools.move_to_end(key)
         return pool
 
+    def by_key(self, pool: Pool) -> Rendezvous:
+        """What chooses for requests with idempotency keys."""
+        if pool.by_key is None:
+            pool.by_key = self._rendezvous(pool.want)
+        return pool.by_key
+
+    def _rendezvous(self, want: Want) -> Rendezvous:
+        return Rendezvous(want.model, [self.candidates[name] for name in self._registry.matching(want)])
+
     def join(self, worker: WorkerRecord, turn: int) -> None:
         candidate = self.candidates[worker.worker_id] = Candidate(worker, turn)
         for pool in self._pools_of(worker):
@@ -136,9 +153,13 @@ class Pools:
             if model is not None:
                 model.knowledge.probes.hear(candidate, now)
 
-    def look(self, model: str, requirements: Requirements | None) -> tuple[Want, Strategy]:
+    def look(
+        self, model: str, requirements: Requirements | None, *, by_key: bool = False
+    ) -> tuple[Want, Strategy | Rendezvous]:
         """What a request wants, and what would choose for it. Nothing changes."""
         key = key_of(model, requirements)
+        if by_key:
+            return _want(key), self._rendezvous(_want(key))
         pool = self._pools.get(key)
         if pool is not None:
             return pool.want, pool.strategy

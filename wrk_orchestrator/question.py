@@ -32,6 +32,11 @@ class Question:
     models: tuple[str, ...] | None = None
     hints: tuple[str, ...] = ()
 
+    def sign(self, caller: str) -> None:
+        """Tell racks whose request it is: to be done for each that has an idempotency key (callers.py)."""
+        origin = contract.Origin(caller, self.head.model_id)
+        self.packed_head = contract.with_origin(self.packed_head, origin)
+
 
 class Asker(Protocol):
     """Who asked, and is told the one outcome; perhaps before `Router.start` has returned.

@@ -5,6 +5,9 @@ was not started, or what was lost on the way and may be repeated, within `maxRet
 and the deadline. What a handler raised is the answer, not a reason to ask elsewhere. Where no worker is
 left for a model, the request goes to the next one that the settings name for it, by the same rules.
 
+With an idempotency key, the worker that it belongs to is asked first, though it may be full: it may have the
+result. That it has none, and no room, is no attempt. Such a request gets no rival: who loses would run on.
+
 A worker that is silent is left for another one before it is given up, and a late one gets a rival. A stream
 that has begun goes on elsewhere where its worker's kind can do that. The invariant: its asker is told one
 outcome, items in order without gap or repeat before it, and no lease is left then.
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from .routing import Router
 
 FIRST_GRANT = (FIRST_ITEMS, FIRST_BYTES)
+BY_KEY = "idempotency-key"  # what goes before every strategy
 LONG = wire.MAX_REMAINING_MS / 1000
 MOST_TURNED_AWAY = 100  # times that workers were full of others' requests; then it counts as tried
 A_MOMENT = 0.05  # seconds; a caller's CANCEL comes that much before its deadline here, by rounding and jitter
@@ -49,7 +53,7 @@ class Route:
     `_pardoned` had it not loaded then and may be tried again. `_kept` is what was delivered of a stream that
     could move, `_granted` what its caller takes of it in all. `deadline` is for what is waited for now,
     `all_by` for all of a stream. `waited` is how many seconds it was in queues, `worker` who answers as far
-    as one can tell.
+    as one can tell, `idempotency` what that said of a request with a key (contract.py).
     """
 
     __slots__ = (
@@ -59,7 +63,10 @@ class Route:
         "_attempt",
         "_earlier",
         "_granted",
+        "_inquired",
+        "_inquiring",
         "_kept",
+        "_key",
         "_last",
         "_later",
         "_may_have_run",
@@ -77,13 +84,18 @@ class Route:
         "_watch",
         "all_by",
         "deadline",
+        "idempotency",
         "waited",
         "worker",
     )
 
     def __init__(self, router: Router, question: Question, asker: Asker) -> None:
         self._router, self._question, self._asker = router, question, asker
-        self._affinity = router.balancer.affinity(question.head.options.session_id or "", question.prompt)
+        options = question.head.options
+        self._key = options.idempotency_key
+        self._affinity = router.balancer.affinity(options.session_id or "", question.prompt, self._key)
+        self._inquiring = False
+        self.idempotency = ""
         self._earlier: tuple[str, ...] = ()
         self._refusals: dict[str, errors.WrkError] = {}
         self._last: errors.WrkError | None = None
@@ -100,8 +112,9 @@ class Route:
         self.waited = 0.0
         self.worker = ""
         self._account: Account | None = None
-        if question.head.options.explain:
-            self._account = Account(router.balancer.strategy, router.loop.time())
+        if options.explain:
+            strategy = router.balancer.strategy if self._key is None else BY_KEY
+            self._account = Account(strategy, router.loop.time())
         self._turn_to(question.models or router.names.chain(question.head.model_id))
 
     def _turn_to(self, models: tuple[str, ...]) -> None:
@@ -109,6 +122,7 @@ class Route:
         question, head = self._question, self._question.head
         self._tried: list[str] = []
         self._pardoned: tuple[str, ...] = ()
+        self._inquired = False
         model, self._later = models[0], models[1:]
         self._model, self._packed_head = model, question.packed_head
         if model != head.model_id:
@@ -121,6 +135,8 @@ class Route:
         """Send it to a worker that was not tried yet, or have it wait for one."""
         if self._account is not None:
             self._look(self._account)
+        if self._key is not None and not self._inquired and self._inquire():
+            return
         try:
             lease = self._router.admission.admit(self._model, self)
         except errors.WrkError as error:
@@ -128,6 +144,17 @@ class Route:
             return
         if lease is not None:
             self._send(lease)
+
+    def _inquire(self) -> bool:
+        """Whether the worker that its key belongs to is asked although it is full. Once for a model."""
+        self._inquired = True
+        balancer = self._router.balancer
+        lease = balancer.pick_full(self._model, self._needs, self._tried, self.now, self._affinity)
+        if lease is None:
+            return False
+        self._inquiring = True
+        self._send(lease)
+        return True
 
     def cancel(self, verdict: errors.WrkError) -> None:
         """Stop it, all the way to the worker; its asker is told the verdict."""
@@ -250,7 +277,9 @@ class Route:
         """It waits longer than nearly all: a second worker is asked, too, if there is room to spare."""
         router, self._watch = self._router, None
         first = self._attempt
-        if first is None or self._rival is not None or first.delivered or not self._may_run_twice():
+        if first is None or self._rival is not None or first.delivered or self._key is not None:
+            return
+        if not self._may_run_twice():
             return
         if not router.balancer.has_spare(want_of(self._model, self._needs)):
             return
@@ -298,6 +327,7 @@ class Route:
         if attempt is self._attempt:
             self._attempt = self._rival
         self._rival = None
+        self._inquiring = False
         if self._attempt is not None:
             self.worker = self._attempt.worker_id
         self._may_have_run = True
@@ -348,11 +378,13 @@ class Route:
             self._kept.add(content_type, payloads)
         self._asker.send_items(content_type, payloads)
 
-    def answered(self, attempt: Attempt, content_type: int, payload: wire.Payload) -> None:
+    def answered(
+        self, attempt: Attempt, head: bytes | None, content_type: int, payload: wire.Payload
+    ) -> None:
         now = self._router.loop.time()
         self._lead(attempt, now)
         self._settle(attempt, None, now)
-        self._note_won()
+        self._note_won(head)
         asker = self._asker
         told = wire.pack_head(self._won()) if asker.reads_heads else None
         asker.answer(told, content_type, payload)
@@ -361,7 +393,7 @@ class Route:
         now = self._router.loop.time()
         self._lead(attempt, now)
         self._settle(attempt, None, now)
-        self._note_won()
+        self._note_won(head)
         asker = self._asker
         told = wire.pack_head({**facts_of(head), **self._won()}) if asker.reads_heads else None
         asker.end_stream(told, content_type, payload)
@@ -378,6 +410,12 @@ class Route:
             self.worker = self._attempt.worker_id if self._attempt is not None else ""
             return
         self._attempt = None
+        if self._inquiring:
+            self._inquiring = False
+            if error.not_started and isinstance(error, errors.CapacityExceeded):
+                self._tried.pop()
+                self.advance()
+                return
         if not attempt.received and self._may_wait_for_others(error):
             self._turned_away += 1
             self._tried.remove(attempt.worker_id)
@@ -459,14 +497,19 @@ class Route:
 
     # How it ends.
 
-    def _note_won(self) -> None:
+    def _note_won(self, head: bytes | None) -> None:
         self._attempt = None
+        if self._key is not None:
+            said = facts_of(head).get(contract.IDEMPOTENCY)
+            self.idempotency = said if said in contract.IDEMPOTENCY_SAYS else ""
         self._router.counters["routed"] += 1
         if self._kept is not None:
             self._kept.free()
 
     def _won(self) -> dict[str, Any]:
         facts = routed(self.worker, len(self.tried))
+        if self.idempotency:
+            facts[contract.IDEMPOTENCY] = self.idempotency
         if self._account is not None:
             facts["explain"] = self.explained
         return {**facts, "modelId": self._model} if self.other_model else facts

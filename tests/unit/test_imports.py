@@ -29,9 +29,11 @@ MAY_IMPORT = {
 }
 
 PURE = (
+    "wrk_base/callers.py",
     "wrk_base/contract.py",
     "wrk_base/errors.py",
     "wrk_base/failover.py",
+    "wrk_base/results.py",
     "wrk_base/discovery/__init__.py",
     "wrk_base/discovery/advert.py",
     "wrk_base/discovery/gate.py",

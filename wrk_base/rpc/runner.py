@@ -456,17 +456,20 @@ class Runner:
         stats.errors += 1
         if isinstance(error, errors.Cancelled):
             stats.cancels += 1
-        if isinstance(error, errors.WrkError):
-            known = error
-        elif isinstance(error, MemoryError):
-            self._log.error("rpc.no_memory", method=request.handler.method)
-            known = errors.no_memory()
-        else:
-            # The traceback is for this machine's log; the caller learns that it was not its fault.
-            self._log.error("rpc.handler_failed", method=request.handler.method, exc_info=error)
-            known = errors.Internal(f"{request.handler.method} failed; the log of the worker says why")
+        known = self.known(request.handler.method, error)
         stats.last_error = f"{known.name}: {known.message}"[:200]
         return self.error(request.id, known)
+
+    def known(self, method: str, error: BaseException) -> errors.WrkError:
+        """What a handler raised, as its caller is told."""
+        if isinstance(error, errors.WrkError):
+            return error
+        if isinstance(error, MemoryError):
+            self._log.error("rpc.no_memory", method=method)
+            return errors.no_memory()
+        # The traceback is for this machine's log; the caller learns that it was not its fault.
+        self._log.error("rpc.handler_failed", method=method, exc_info=error)
+        return errors.Internal(f"{method} failed; the log of the worker says why")
 
     def error(self, request_id: int, error: errors.WrkError) -> wire.Envelope:
         """The ERROR that ends request `request_id`."""

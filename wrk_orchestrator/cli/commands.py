@@ -124,6 +124,10 @@ def infer(
     text: Annotated[str, typer.Argument(metavar="INPUT", help="@FILE reads a file, - standard input.")],
     input_json: Annotated[bool, typer.Option("--input-json", help="INPUT is JSON, not a text.")] = False,
     task: Annotated[str, typer.Option(help="raw, chat, completion, embedding, rerank or response.")] = "raw",
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Not run again for who asks the same again with this key."),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Tell who might have answered, and why.")
     ] = False,
@@ -141,7 +145,12 @@ def infer(
     async def work(session: Session) -> tuple[dict[str, Any], float]:
         endpoint = await find(session, peer, QUICK_SECONDS)
         seconds = timeout or session.settings.request_timeout / 1000
-        options = {"task": task, "timeoutMs": max(1, round(seconds * 1000)), "explain": explain}
+        options = {
+            "task": task,
+            "timeoutMs": max(1, round(seconds * 1000)),
+            "idempotencyKey": idempotency_key,
+            "explain": explain,
+        }
         body = {**request, "options": options}
         asked = clock.monotonic()
         said = await session.call(endpoint, "routeInferenceRequest", body, seconds + GRACE_SECONDS)

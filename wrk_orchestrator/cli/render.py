@@ -176,7 +176,8 @@ def answered_by(answer: Mapping[str, Any], ms: float) -> str:
     by = "simulated by" if isinstance(result, dict) and result.get("simulated") else "by"
     again = f", attempt {attempts}" if attempts > 1 else ""
     model = f", model {answer['modelId']}" if "modelId" in answer else ""
-    return printable(f"{by} {answer['workerId']} in {ms:.0f} ms{again}{model}")
+    key = f", {answer['idempotency']}" if "idempotency" in answer else ""
+    return printable(f"{by} {answer['workerId']} in {ms:.0f} ms{again}{model}{key}")
 
 
 def explained_parts(told: Mapping[str, Any]) -> list[RenderableType]:

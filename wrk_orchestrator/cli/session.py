@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 2.0
 GOODBYE_MS = 200
 ORCHESTRATOR = "orchestrator"
+CALLER = "wrk"  # one caller to idempotency keys, on one machine
 
 
 def read_settings(mesh: str, interface: str, environ: Mapping[str, str]) -> Settings:
@@ -75,7 +76,7 @@ class Session:
         )
         self._peers = Peers(
             network=self._network,
-            identity=Identity(name, rng.getrandbits(63) + 1, "client"),
+            identity=Identity(name, rng.getrandbits(63) + 1, "client", CALLER),
             rng=rng,
             limits=replace(peer_limits(settings), connect_timeout=CONNECT_SECONDS),
             max_peers=settings.rpc.max_peers,

@@ -10,11 +10,12 @@ wrong has its class here; its `code` is one that callers already know.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from wrk_base import errors
+from wrk_base import contract, errors
 
 LEAST_RETRY_S = 1  # Retry-After has whole seconds, and 0 would invite a storm
 
@@ -87,10 +88,17 @@ def headers_of(error: errors.WrkError) -> list[tuple[bytes, bytes]]:
         return [(b"www-authenticate", b"Bearer")]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", str(error.data["allow"]).encode())]
-    if status_of(error) not in (429, 503):
-        return []
-    seconds = max(LEAST_RETRY_S, -(-(error.retry_after_ms or 0) // 1000))
-    return [(b"retry-after", str(seconds).encode())]
+    headers = idempotency_headers(error.data)
+    if status_of(error) in (429, 503):
+        seconds = max(LEAST_RETRY_S, -(-(error.retry_after_ms or 0) // 1000))
+        headers.append((b"retry-after", str(seconds).encode()))
+    return headers
+
+
+def idempotency_headers(facts: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """How the answer to a request with an idempotency key came about, where that is known."""
+    said = facts.get(contract.IDEMPOTENCY)
+    return [(b"x-wrk-idempotency", said.encode())] if said in contract.IDEMPOTENCY_SAYS else []
 
 
 def body_of(error: errors.WrkError, request_id: str) -> bytes:

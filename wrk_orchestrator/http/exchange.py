@@ -30,6 +30,8 @@ PIECE = 65_536  # bytes of an answer
 EXACT = 2.0**53  # below it a float tells every integer from its neighbours
 
 JSON = b"application/json"
+IDEMPOTENCY_KEY = b"idempotency-key"
+MOST_KEY = 256  # characters, as in the contract
 LINGER_S = 2.0  # how long the rest of a refused body is read and thrown away
 SLOW_LINGER_S = 0.5  # the same for one that was too slow: there is little on the way
 BODY_RATE = 65_536  # bytes a second: a body that is faster may take as long as it needs
@@ -207,6 +209,17 @@ class Exchange:
                     pass
         except TimeoutError:
             pass
+
+
+def idempotency_key(headers: Mapping[bytes, bytes]) -> str | None:
+    """What `idempotency-key` says, None without that header; raises `BadRequest`."""
+    said = headers.get(IDEMPOTENCY_KEY)
+    if said is None:
+        return None
+    if not 1 <= len(said) <= MOST_KEY:
+        text = f"idempotency-key: it has 1 to {MOST_KEY} characters, not {len(said)}"
+        raise errors.BadRequest(text, data={"field": "idempotency-key"})
+    return said.decode("latin-1")
 
 
 def check_media_type(headers: Mapping[bytes, bytes]) -> None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from wrk_base import errors
+from wrk_base import callers, errors
 
 from ..model_names import ModelNames
 from . import api_keys
@@ -59,6 +59,11 @@ class Caller(NamedTuple):
     def name(self) -> str:
         """Whose share of what is scarce it takes."""
         return self.key.name if self.key is not None else ""
+
+    @property
+    def origin(self) -> str:
+        """Whose results it may get again. Where no key is asked for, all are one caller."""
+        return callers.ANYBODY if self.key is None else callers.api_key(self.key.sha256)
 
     def check_admin(self) -> None:
         if not self.admin:

@@ -11,14 +11,15 @@ import asyncio
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from wrk_base import contract, errors
 from wrk_base.rpc import wire
 from wrk_base.rpc.call import Reply
 
 from ..orchestrator import OrchestratorWorker
-from .errors import BodyTooLarge
-from .exchange import Exchange, decode_json, number
+from .errors import BodyTooLarge, idempotency_headers
+from .exchange import Exchange, Headers, decode_json, idempotency_key, number
 
 PATH = "/api/inference/route"
 
@@ -40,7 +41,8 @@ class RouteInference(contract.InferenceHead, frozen=True, kw_only=True):
 
 class Routed(msgspec.Struct, rename="camel"):
     """The answer. `result` is what the rack said, `routedAt` Unix milliseconds, `modelId` the model that
-    answered where it is not the one named."""
+    answered where it is not the one named, `idempotency` how the answer to a request with an idempotency key
+    came about: `ran`, `attached` or `stored`."""
 
     success: bool
     result: Any
@@ -49,22 +51,38 @@ class Routed(msgspec.Struct, rename="camel"):
     attempts: int
     request_id: str
     model_id: str | msgspec.UnsetType = msgspec.UNSET
+    idempotency: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _sent = msgspec.json.Decoder(Sent, float_hook=number)
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
-def take_apart(body: bytes) -> tuple[contract.InferenceHead, dict[str, Any], bytes]:
-    """(the head as routing reads it, the head as it was sent, the input's bytes); raises `BadRequest`."""
+def take_apart(
+    body: bytes, key: str | None = None
+) -> tuple[contract.InferenceHead, dict[str, Any], bytes]:
+    """(the head as routing reads it, the head as it was sent, the input's bytes); raises `BadRequest`.
+
+    `key` is the idempotency key of a header.
+    """
     sent = decode_json(_sent, body)
     head = {"modelId": sent.model_id, "options": sent.options, "simulate": sent.simulate}
     head = {name: value for name, value in head.items() if value is not msgspec.UNSET}
     checked = contract.parse(contract.InferenceHead, head)
+    if key is not None:
+        checked = _with_key(checked, key)
+        head["options"] = {**head.get("options", {}), "idempotencyKey": key}
     if isinstance(sent.input_data, msgspec.UnsetType):
         raise errors.BadRequest("request: inputData: it is required", data={"field": "inputData"})
     head.pop("simulate", None)  # a question to this orchestrator; it is never a rack's
     return checked, head, bytes(sent.input_data)
+
+
+def _with_key(checked: contract.InferenceHead, key: str) -> contract.InferenceHead:
+    if checked.options.idempotency_key not in (None, key):
+        text = "the header idempotency-key and options.idempotencyKey say two things"
+        raise errors.BadRequest(text, data={"field": "options.idempotencyKey"})
+    return replace(checked, options=replace(checked.options, idempotency_key=key))
 
 
 def put_together(reply: Reply, request_id: str) -> bytes:
@@ -79,6 +97,13 @@ def put_together(reply: Reply, request_id: str) -> bytes:
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise errors.Internal(f"the worker's result cannot be put into JSON: {error}") from error
+
+
+def _headers_of(reply: Reply) -> Headers | None:
+    """Of a head that says nothing of idempotency nothing more is looked at."""
+    if not reply.head or contract.IDEMPOTENCY.encode() not in reply.head:
+        return None
+    return idempotency_headers(wire.unpack_head(reply.head))
 
 
 class Inference:
@@ -103,21 +128,24 @@ class Inference:
         self._idle.clear()
         try:
             reply = await exchange.unless_gone(self._route(exchange, body, arrived))
-            await exchange.answer(200, put_together(reply, exchange.request_id))
+            await exchange.answer(200, put_together(reply, exchange.request_id), _headers_of(reply))
         finally:
             self._running.discard(task)
             if not self._running:
                 self._idle.set()
 
     async def _route(self, exchange: Exchange, body: bytes, arrived: float) -> Reply:
-        head, wire_head, payload = take_apart(body)
+        head, wire_head, payload = take_apart(body, idempotency_key(exchange.headers))
         models = exchange.caller.models_for(head.model_id, self._service.names)
         packed_head = _packed(wire_head)
         if not (head.simulate or head.options.simulate):
             self._check_size(packed_head, payload)
         timeout = head.options.timeout_ms or self._service.settings.request_timeout
-        deadline, caller = arrived + timeout / 1000, exchange.caller.name
-        return await self._service.route(head, packed_head, wire.JSON, payload, deadline, models, caller)
+        deadline, caller = arrived + timeout / 1000, exchange.caller
+        origin = "" if head.options.idempotency_key is None else caller.origin
+        return await self._service.route(
+            head, packed_head, wire.JSON, payload, deadline, models, caller.name, origin
+        )
 
     def _check_size(self, head: bytes, payload: bytes) -> None:
         """Refuse what no link can carry before a worker is picked for it, and blamed."""

@@ -18,7 +18,7 @@ from ..orchestrator import OrchestratorWorker
 from ..question import Question
 from . import needs
 from .direct import Direct
-from .exchange import check_media_type, decode_json, number
+from .exchange import IDEMPOTENCY_KEY, check_media_type, decode_json, idempotency_key, number
 from .gate import Caller
 from .openai_answer import Answer, Answers
 
@@ -35,7 +35,7 @@ STREAMED = frozenset(("chat", "completion", "response"))  # the others have noth
 SESSION = b"x-wrk-session"
 PRIORITY = b"x-wrk-priority"
 EXPLAIN = b"x-wrk-explain"
-READ = (SESSION, PRIORITY, EXPLAIN, needs.REQUIRES)
+READ = (SESSION, PRIORITY, EXPLAIN, IDEMPOTENCY_KEY, needs.REQUIRES)
 NO = (b"", b"0", b"false")
 MOST_HEADS = 1024  # packed heads that are kept: there are a few models, and callers make up names
 MOST_SESSION = 256  # characters; `user` may hold anything
@@ -120,6 +120,8 @@ class OpenAi:
             models=models,
             hints=needs.hints(task, said, sent.tools),
         )
+        if head.options.idempotency_key is not None:
+            question.sign(ask.caller.origin)
         answer = Answer(self.answers, direct, ask.request_id.encode(), task, streams, ask.held)
         self.answers.begin(answer)
         direct.listener = answer
@@ -144,6 +146,9 @@ class OpenAi:
             options["sessionId"] = session
         if requires is not None:
             options["requirements"] = contract.as_body(needs.required(requires))
+        key = idempotency_key(headers)
+        if key is not None:
+            options["idempotencyKey"] = key
         told = {"modelId": sent.model, "options": options}
         made = contract.parse(contract.InferenceHead, told), wire.pack_head(told)
         if plain:

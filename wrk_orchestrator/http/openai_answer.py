@@ -33,6 +33,7 @@ JSON = b"content-type: application/json\r\n"
 DONE = b"data: [DONE]\n\n"
 MOST_NAMED = 16  # workers in a header: clients take some 8 kB of them
 STILL_HERE = b": waiting\n\n"
+HOW_IT_CAME = b": x-wrk-idempotency: %b\n\n"  # of a stream that is known at its end: no header
 
 
 class Answers:
@@ -222,6 +223,8 @@ class Answer:
         self.wrote_at = self._answers.loop.time()
 
     def _end_stream(self) -> None:
+        if self.route is not None and self.route.idempotency:
+            self._write(HOW_IT_CAME % self.route.idempotency.encode())
         if self._task != "response":
             self._write(DONE)
         elif not self._begun:
@@ -242,6 +245,8 @@ class Answer:
             return facts
         if route.explained is not None:
             facts += _explained(route.explained)
+        if route.idempotency:
+            facts += b"x-wrk-idempotency: %b\r\n" % route.idempotency.encode()
         if not route.tried:
             return facts
         if _fits_a_header(route.other_model):

@@ -14,6 +14,7 @@ from .prefixes import Prefixes
 from .prequal import Prequal
 from .probes import Probes
 from .random_choice import RandomChoice
+from .rendezvous import Rendezvous
 from .round_robin import RoundRobin
 from .weighted import Weighted
 
@@ -36,6 +37,7 @@ __all__ = [
     "Latencies",
     "Prefixes",
     "Probes",
+    "Rendezvous",
     "Score",
     "Strategy",
     "Tuning",

@@ -49,7 +49,7 @@ class Ring(Ordered):
         chosen = None
         busy: list[Candidate] = []
         closed: list[Candidate] = []
-        for candidate in _in_order(self._places, self._workers, affinity.mark, self._arc):
+        for candidate in in_order(self._places, self._workers, affinity.mark, self._arc):
             if not candidate.open:
                 closed.append(candidate)
             elif candidate.worker_id not in exclude:
@@ -80,12 +80,12 @@ class Ring(Ordered):
     def explain(self, candidates: list[Candidate], now: float, affinity: Affinity) -> Ranking:
         """In the order in which they are asked; behind them those that are too busy, the least busy first."""
         workers = self._workers or sorted(candidates, key=_place)
-        arc = _fitting(self._arc, self._members or len(workers))
+        arc = fitting(self._arc, self._members or len(workers))
         load, size = self._load, self._size or sum(map(_size, workers))
         there = set(candidates)
         line: Ranking = []
         busy: Ranking = []
-        for worker in _in_order([*map(_place, workers)], workers, affinity.mark, arc):
+        for worker in in_order([*map(_place, workers)], workers, affinity.mark, arc):
             if worker in there:
                 load += worker.load - self._loads.get(worker, 0)
                 most = worker.size * self._fair(load, size)
@@ -107,7 +107,7 @@ class Ring(Ordered):
 
     def _resize(self, members: int) -> None:
         self._members = members
-        self._arc = _fitting(self._arc, members)
+        self._arc = fitting(self._arc, members)
 
     def relieved(self, candidate: Candidate) -> None:
         if candidate in self._loads:
@@ -154,7 +154,7 @@ class Ring(Ordered):
                 self._wait_for(candidate)  # to hear when it falls
 
 
-def _fitting(arc: float, members: int) -> float:
+def fitting(arc: float, members: int) -> float:
     """The arc as it is, while as many are on it as should be."""
     while members * arc > MANY:
         arc /= 2
@@ -167,7 +167,7 @@ def _burden(candidate: Candidate) -> float:
     return candidate.load / candidate.size
 
 
-def _in_order(places: list[float], workers: list[Candidate], mark: Mark, arc: float) -> Iterator[Candidate]:
+def in_order(places: list[float], workers: list[Candidate], mark: Mark, arc: float) -> Iterator[Candidate]:
     """Those on the arc by their lots, the highest first; then the others along the circle."""
     place, number = mark
     start, end = bisect_left(places, place), bisect_left(places, place + arc)
