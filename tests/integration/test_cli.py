@@ -158,6 +158,19 @@ def test_infer_prints_the_text_and_says_beside_it_who_answered(mesh: Mesh) -> No
     assert ran.err.startswith(f"simulated by {mesh.rack.worker_id} in ")
 
 
+def test_infer_with_a_key_is_not_run_again_for_who_asks_again(mesh: Mesh) -> None:
+    words = ("infer", "m1", "hello", "--idempotency-key", "order 7", "--json")
+    first, again = mesh.wrk(*words).json, mesh.wrk(*words).json
+    assert (first["idempotency"], again["idempotency"]) == ("ran", "stored")
+    assert (again["result"], again["workerId"]) == (first["result"], first["workerId"])
+    assert mesh.wrk("infer", "m1", "hello", "--idempotency-key", "order 7").err.rstrip().endswith("stored")
+    elsewhere = mesh.wrk(*words, "--peer", with_key(mesh.orchestrator), **mesh.another_machine()).json
+    assert elsewhere["idempotency"] == "ran"  # another machine is another caller
+    other = mesh.wrk("infer", "m1", "goodbye", "--idempotency-key", "order 7", "--json")
+    assert other.code == 1
+    assert "ERR_IDEMPOTENCY_KEY_REUSED" in other.err
+
+
 def test_infer_gives_a_script_the_whole_answer(mesh: Mesh) -> None:
     answer = mesh.wrk("infer", "m2", "hello", "--json").json
     assert (answer["workerId"], answer["attempts"]) == (mesh.rack.worker_id, 1)

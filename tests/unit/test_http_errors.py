@@ -40,6 +40,8 @@ STATUS: dict[type[errors.WrkError], int] = {
     errors.MethodNotFound: 404,
     MethodNotAllowed: 405,
     BodyTooSlow: 408,
+    errors.AlreadyRan: 409,
+    errors.IdempotencyKeyReused: 422,
     errors.CapacityExceeded: 429,
     errors.Cancelled: 499,
     errors.Internal: 500,

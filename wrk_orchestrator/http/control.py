@@ -177,7 +177,7 @@ HOLDS = (
     status_code=200,
     opt={
         "body": RouteInference,
-        "refusals": (404, 500, 504),
+        "refusals": (404, 409, 422, 500, 504),
         "result": Routed,
         "example": {"modelId": "m1", "inputData": "hello", "options": {"timeoutMs": 30_000}},
     },
@@ -221,7 +221,7 @@ def _openai(path: str, name: str, summary: str, example: dict[str, Any]) -> HTTP
     endpoint.__name__ = name
     endpoint.__doc__ = f"{summary}\n\nAll fields pass through{more}."
     opt = {"openai": True, "streams": streams, "body": OpenAiRequest, "example": example}
-    return post(path, status_code=200, opt={**opt, "refusals": (404, 500, 502, 504)})(endpoint)
+    return post(path, status_code=200, opt={**opt, "refusals": (404, 409, 422, 500, 502, 504)})(endpoint)
 
 
 _SAID = [{"role": "user", "content": "hello"}]
