@@ -55,6 +55,26 @@ class Reader:
 class Execution:
     """`request` is the handler's. `entry` is what it is kept as, and `task` what runs it."""
 
+    __slots__ = (
+        "_content_type",
+        "_deadline",
+        "_held",
+        "_items",
+        "_keep",
+        "_last_call",
+        "_let_go",
+        "_loop",
+        "_news",
+        "_readers",
+        "_results",
+        "_taken",
+        "entry",
+        "outcome",
+        "request",
+        "task",
+        "verdict",
+    )
+
     entry: Entry[Execution]
     task: asyncio.Task[Any]
 
@@ -103,6 +123,10 @@ class Execution:
             self.outcome = outcome
             self._news.set()
             self._rest()
+
+    def clear(self) -> None:
+        """Nothing of it runs any more: what was asked need not be kept."""
+        del self.request, self.task
 
     # --- its readers
 

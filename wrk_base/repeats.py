@@ -105,6 +105,7 @@ class Repeats:
         """Its task is over, begun or not: nothing of it runs any more."""
         self._give_slot_back()
         execution.end(errors.Cancelled("it was cancelled before it began", not_started=True))
+        execution.clear()
         outcome, now = execution.outcome, self._loop.time()
         assert outcome is not None
         if isinstance(outcome, Answer):

@@ -13,6 +13,7 @@ from tests.fakes.aio import eventually
 from tests.fakes.counting_rack import CountingMesh, refused, said, told
 from tests.fakes.streaming import quiet
 from wrk_base import callers, contract, errors
+from wrk_base.results import ENTRY_BYTES
 from wrk_base.rpc import wire
 from wrk_base.rpc.identity import PeerInfo
 from wrk_base.rpc.streams import Stream
@@ -479,6 +480,35 @@ def test_what_gave_way_runs_again_but_not_for_who_says_that_it_must_not(tmp_path
     told(story, tmp_path, keepBytes="65536")
 
 
+def test_what_is_being_read_does_not_give_way(tmp_path: Path) -> None:
+    async def story(mesh: CountingMesh) -> None:
+        wish = {"items": 100, "size": 400, "pause": 0}
+        assert await read(mesh.stream("a", wish)) == [*range(100)]
+        slow = mesh.stream("a", wish)
+        items = aiter(slow)
+        await anext(items)
+        big = {"body": 30_000}
+        assert [said(await mesh.ask("b", big))[0] for _ in range(2)] == ["ran", "ran"]  # there is no room
+        assert [item["item"] async for item in items] == [*range(1, 100)]
+        assert slow.facts["idempotency"] == "stored"
+        assert [said(await mesh.ask("b", big))[0] for _ in range(2)] == ["ran", "stored"]
+
+    told(story, tmp_path, keepBytes="65536")
+
+
+def test_what_was_asked_is_not_kept_once_it_was_answered(tmp_path: Path) -> None:
+    async def story(mesh: CountingMesh) -> None:
+        await mesh.ask("k", {"prompt": "x" * 50_000})
+        await quiet()
+        results = mesh.racks["r1"]._repeats._results
+        assert results.bytes < 2 * ENTRY_BYTES
+        (entry,) = results._known.values()
+        assert not hasattr(entry.work, "request")
+        assert not hasattr(entry.work, "task")
+
+    told(story, tmp_path)
+
+
 def test_what_must_not_be_repeated_is_given_what_is_there(tmp_path: Path) -> None:
     async def story(mesh: CountingMesh) -> None:
         rack = mesh.racks["r1"]
@@ -542,11 +572,11 @@ def test_what_is_passed_on_ends_with_its_last_reader(tmp_path: Path) -> None:
 
 def test_where_all_that_may_be_kept_is_taken_by_what_runs_a_request_is_refused(tmp_path: Path) -> None:
     async def story(mesh: CountingMesh) -> None:
-        rack = mesh.racks["r1"]
+        rack, most = mesh.racks["r1"], 65_536 // ENTRY_BYTES
         rack.hold()
-        tasks = [mesh.ask(str(number), {"wait": True}, rack="r1") for number in range(33)]
+        tasks = [mesh.ask(str(number), {"wait": True}, rack="r1") for number in range(most + 1)]
         await quiet()
-        assert rack.running == 32
+        assert rack.running == most
         error = await refused(tasks[-1])
         assert isinstance(error, errors.CapacityExceeded)
         assert error.not_started

@@ -14,7 +14,10 @@ from tests.fakes.balanced import BalancedMesh
 from wrk_base import errors
 from wrk_base.contract import Requirements
 from wrk_orchestrator.affinity import Affinity
-from wrk_orchestrator.strategies import STRATEGIES
+from wrk_orchestrator.candidate import Candidate
+from wrk_orchestrator.records import WorkerRecord
+from wrk_orchestrator.strategies import STRATEGIES, Rendezvous
+from wrk_orchestrator.strategies.ring import MANY
 
 KEYS = [Affinity(key=f"key {number}") for number in range(2000)]
 
@@ -102,6 +105,27 @@ def test_only_the_keys_of_a_worker_that_leaves_move_and_they_come_back_with_it(w
     assert moved == {"w1"}
     mesh.join("w1")
     assert owners(mesh) == before
+
+
+def test_of_many_workers_few_draw_lots() -> None:
+    class Counted(Candidate):
+        drawn = 0
+
+        @property
+        def size(self) -> int:
+            Counted.drawn += 1
+            return 1
+
+        @size.setter
+        def size(self, _: int) -> None: ...
+
+    workers = [Counted(WorkerRecord(worker_id=f"w{n}", address=""), n) for n in range(10_000)]
+    for worker in workers:
+        worker.limit = 1
+        worker.settle()
+    Counted.drawn = 0
+    assert Rendezvous("m", list(workers)).choose((), "key") is not None
+    assert 0 < Counted.drawn <= 2 * MANY
 
 
 def test_who_can_do_more_gets_more_keys() -> None:
