@@ -125,13 +125,13 @@ class Rack(Worker):
         if head.options.idempotency_key is not None:
             await self._repeats.answer(request, head)
             return
-        self._take_slot(head)
+        self._take_slot(request, head)
         try:
             await self.serve(request, head)
         finally:
             self._give_slot_back()
 
-    def _take_slot(self, head: contract.RackHead) -> None:
+    def _take_slot(self, request: Request, head: contract.RackHead) -> None:
         """Raises what refuses a request."""
         offer = self.describe()
         if head.model_id not in offer.models:

@@ -36,7 +36,7 @@ NO_RESULT = (
     errors.Unavailable,
 )
 
-Serve = Callable[[Request, contract.InferenceHead], Awaitable[None]]
+Serve = Callable[[Request, contract.RackHead], Awaitable[None]]
 Spawn = Callable[[Coroutine[Any, Any, Any], str], "asyncio.Task[Any]"]
 
 
@@ -47,7 +47,7 @@ class Repeats:
         self,
         settings: IdempotencySettings,
         *,
-        take_slot: Callable[[contract.InferenceHead], None],
+        take_slot: Callable[[Request, contract.RackHead], None],
         give_slot_back: Callable[[], None],
         serve: Serve,
         spawn: Spawn,
@@ -58,7 +58,7 @@ class Repeats:
         self._loop = asyncio.get_running_loop()
         self._results: Results[Execution] = Results(self._keep, settings.keep_bytes)
 
-    async def answer(self, request: Request, head: contract.InferenceHead) -> None:
+    async def answer(self, request: Request, head: contract.RackHead) -> None:
         """Answer a request that has a key. Raises what refuses it, and what the handler raised."""
         name, digest = await _named(request, head)
         entry = self._results.find(name, digest, self._loop.time())
@@ -77,10 +77,8 @@ class Repeats:
         """Let go of results that had their time. To be called now and then."""
         self._results.expire(self._loop.time())
 
-    def _begin(
-        self, request: Request, head: contract.InferenceHead, name: Name, digest: bytes
-    ) -> Execution:
-        self._take_slot(head)
+    def _begin(self, request: Request, head: contract.RackHead, name: Name, digest: bytes) -> Execution:
+        self._take_slot(request, head)
         try:
             execution = Execution(request, self._results, self._keep)
             entry = execution.entry = self._results.begin(name, digest, execution, self._loop.time())
@@ -91,7 +89,7 @@ class Repeats:
         execution.task.add_done_callback(lambda _: self._ended(execution, entry))
         return execution
 
-    async def _run(self, execution: Execution, head: contract.InferenceHead) -> None:
+    async def _run(self, execution: Execution, head: contract.RackHead) -> None:
         request = execution.request
         try:
             await self._serve(request, head)
@@ -118,7 +116,7 @@ class Repeats:
             self._results.store(entry, len(outcome.message) + len(repr(outcome.data)), now)
 
 
-async def _named(request: Request, head: contract.InferenceHead) -> tuple[Name, bytes]:
+async def _named(request: Request, head: contract.RackHead) -> tuple[Name, bytes]:
     """Whose request it is, with its key; and the digest of all that makes it another one.
 
     How it is answered counts, too: the items of a stream do not tell the whole, nor the whole its items.
