@@ -5,6 +5,9 @@ is a request of some caller, and gets all of it from the beginning, at its own p
 more, it goes on until the latest deadline that a reader had; a stream that has begun, whose deadline was for
 its first item, for as long as a result is kept.
 
+A stream that another rack began has what its caller got there as its first items: who comes again gets all,
+and a reader who has some already is given the rest, if they are the same.
+
 Where there is no room to keep all that a stream says, it is passed on: what everybody has read is let go, the
 handler waits for the slowest reader, and it ends with the last of them.
 """
@@ -44,12 +47,12 @@ class Answer:
 
 
 class Reader:
-    """How many items one request was given."""
+    """One request. `at` is how many items it was given, `had` are those that it brought along."""
 
-    __slots__ = ("at",)
+    __slots__ = ("at", "had", "told")
 
-    def __init__(self) -> None:
-        self.at = 0
+    def __init__(self, told: str, had: list[bytes]) -> None:
+        self.at, self.told, self.had = 0, told, had
 
 
 class Execution:
@@ -95,6 +98,11 @@ class Execution:
 
     # --- what the handler says
 
+    def go_on_from(self, begun: contract.Progress) -> None:
+        """Another rack said so much of it; to be called before the handler begins."""
+        for item in begun.items:
+            self.put(begun.content_type, item)
+
     async def add(self, content_type: int, payload: bytes) -> None:
         """One item of a stream; readers get their turns."""
         self.put(content_type, payload)
@@ -130,59 +138,69 @@ class Execution:
 
     # --- its readers
 
-    async def attend(self, request: Request, told: str) -> None:
-        """Tell a request all of it, and `told` of how it came to it. Raises the error that it ended with."""
-        reader = Reader()
+    async def attend(self, request: Request, told: str, begun: contract.Progress | None = None) -> None:
+        """Tell a request all of it that its caller has not, and `told` of how it came to it. Raises the error
+        that it ended with."""
+        reader = Reader(told, begun.items if begun is not None else [])
         self._readers.add(reader)
         self._results.open(self.entry)
         self._deadline = max(self._deadline, request.deadline)
         self._rest()
         try:
-            await self._tell(request, reader, told)
+            await self._tell(request, reader)
         finally:
             self._readers.discard(reader)
             self._results.close(self.entry)
             if self.outcome is None:
                 self._was_left()
 
-    async def _tell(self, request: Request, reader: Reader, told: str) -> None:
+    async def _tell(self, request: Request, reader: Reader) -> None:
         while not self._made and self.outcome is None:
             await self._hear()
         if self._made or (isinstance(self.outcome, Answer) and self.outcome.streamed):
-            await request.produce(self._read(reader, told))
+            await request.produce(self._read(reader))
             return
-        answer = self._answer(told)
-        head = wire.pack_head({**answer.facts, contract.IDEMPOTENCY: told})
+        answer = self._answer(reader)
+        head = wire.pack_head({**answer.facts, contract.IDEMPOTENCY: reader.told})
         request.answer(head, answer.content_type, answer.payload)
 
-    async def _read(self, reader: Reader, told: str) -> AsyncIterator[Packed | Final]:
+    async def _read(self, reader: Reader) -> AsyncIterator[Packed | Final]:
         while True:
             while reader.at < self._made:
-                item = Packed(self._content_type, self._items[reader.at - self._let_go])
+                item, at = self._items[reader.at - self._let_go], reader.at
                 reader.at += 1
                 if self._passing:
                     self._let_go_of_what_was_read()
-                yield item
+                if at >= len(reader.had):
+                    yield Packed(self._content_type, item)
+                elif item != reader.had[at]:
+                    raise self._another(at)
             if self.outcome is not None:
                 break
             await self._hear()
-        answer = self._answer(told)
+        answer = self._answer(reader)
+        if reader.at < len(reader.had):
+            raise self._another(reader.at)
         final = Final(Packed(answer.content_type, answer.payload))
-        final.facts = {**answer.facts, contract.IDEMPOTENCY: told}
+        final.facts = {**answer.facts, contract.IDEMPOTENCY: reader.told}
         yield final
+
+    def _another(self, item: int) -> errors.WrkError:
+        text = f"what is kept here is another answer than the one that was begun, at item {item}"
+        return errors.Unavailable(text, not_started=True)
 
     async def _hear(self) -> None:
         self._news.clear()
         await self._news.wait()
 
-    def _answer(self, told: str) -> Answer:
+    def _answer(self, reader: Reader) -> Answer:
         """How it ended; raises its error, of which each reader has a copy."""
         if isinstance(self.outcome, Answer):
             return self.outcome
         assert self.outcome is not None
         error = copy(self.outcome)
         if not error.not_started:
-            error.data = {**error.data, contract.IDEMPOTENCY: told}
+            error.data = {**error.data, contract.IDEMPOTENCY: reader.told}
         raise error
 
     # --- without readers

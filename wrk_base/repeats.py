@@ -61,17 +61,21 @@ class Repeats:
     async def answer(self, request: Request, head: contract.RackHead) -> None:
         """Answer a request that has a key. Raises what refuses it, and what the handler raised."""
         name, digest = await _named(request, head)
+        begun = _begun(request, head)
         entry = self._results.find(name, digest, self._loop.time())
         if entry is not None and entry.work is not None and entry.state is not State.PASSING:
             told = contract.ATTACHED if entry.state is State.RUNNING else contract.STORED
-            await entry.work.attend(request, told)
+            await entry.work.attend(request, told, begun)
             return
         if entry is not None and not head.options.repeatable:
             raise errors.AlreadyRan(
                 "it must not be repeated, and it ran; what came of it "
                 + ("is too long to be kept" if entry.state is State.PASSING else "is not kept any more")
             )
-        await self._begin(request, head, name, digest).attend(request, contract.RAN)
+        execution = self._begin(request, head, name, digest)
+        if begun is not None:
+            execution.go_on_from(begun)
+        await execution.attend(request, contract.RAN, begun)
 
     def expire(self) -> None:
         """Let go of results that had their time. To be called now and then."""
@@ -114,6 +118,14 @@ class Repeats:
             self._results.spend(entry, now)
         else:
             self._results.store(entry, len(outcome.message) + len(repr(outcome.data)), now)
+
+
+def _begun(request: Request, head: contract.RackHead) -> contract.Progress | None:
+    """What the caller has of this stream already, from another rack; still packed."""
+    if not head.options.resume_from:
+        return None
+    told = contract.read_rack_head(request.head).options.resume_from
+    return contract.parse(contract.Progress, told, what="options.resumeFrom")
 
 
 async def _named(request: Request, head: contract.RackHead) -> tuple[Name, bytes]:

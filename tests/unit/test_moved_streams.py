@@ -374,3 +374,62 @@ def test_a_stream_waits_for_a_full_rack_that_can_go_on(tmp_path: Path) -> None:
         assert stream.facts["attempts"] == 2
 
     told(story, tmp_path, count=1, sim={"capacity": "1"})
+
+
+# --- with an idempotency key
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_who_comes_again_gets_all_of_a_stream_that_moved(how: str, tmp_path: Path) -> None:
+    async def story(mesh: Mesh) -> None:
+        first = mesh.stream(idempotencyKey="k")
+        items = await read(mesh, first, {5: how})
+        assert len(items) == 40
+        assert (first.facts["attempts"], first.facts["idempotency"]) == (2, "ran")
+        again = mesh.stream(idempotencyKey="k")
+        assert await read(mesh, again, {}) == items
+        assert again.value == first.value
+        assert (again.facts["workerId"], again.facts["idempotency"]) == (first.facts["workerId"], "stored")
+        assert sum(rack.requests for rack in mesh.racks.values()) == 1
+
+    told(story, tmp_path)
+
+
+async def moved_to_who_has_it(mesh: Mesh, task: str, got: list[Any]) -> Stream:
+    """A stream whose rack is lost behind item 7, where the other one has answered the same already."""
+    first = mesh.stream(task, idempotencyKey="k")
+    await read(mesh, first, {})
+    has_it = str(first.facts["workerId"])
+    mesh.orc.balancer.set_limit(has_it, 0)
+    second = mesh.stream(task, idempotencyKey="k")
+    async for item in second:
+        got.append(item)
+        if len(got) == 7:
+            mesh.orc.balancer.set_limit(has_it, 4)
+            await mesh.end(mesh.busy(), "crash")
+    assert second.facts["workerId"] == has_it
+    return second
+
+
+def test_a_stream_that_moves_to_a_rack_which_has_it_gets_the_rest_of_that(tmp_path: Path) -> None:
+    async def story(mesh: Mesh) -> None:
+        got: list[Any] = []
+        stream = await moved_to_who_has_it(mesh, "raw", got)
+        assert [item["index"] for item in got] == list(range(40))
+        assert stream.facts["idempotency"] == "stored"
+        assert [rack.requests for rack in mesh.racks.values()] == [1]
+
+    told(story, tmp_path, count=2)
+
+
+def test_what_another_answer_says_never_follows(tmp_path: Path) -> None:
+    """Chats have ids: what the other rack keeps is not the one that was begun."""
+
+    async def story(mesh: Mesh) -> None:
+        got: list[Any] = []
+        with pytest.raises(errors.Unavailable, match="another answer") as caught:
+            await moved_to_who_has_it(mesh, "chat", got)
+        assert len(got) == caught.value.data["items"] == 7
+        assert [rack.requests for rack in mesh.racks.values()] == [1]
+
+    told(story, tmp_path, count=2)

@@ -289,12 +289,13 @@ def test_where_both_fail_the_last_error_is_told(tmp_path: Path) -> None:
     ("options", "flags"),
     [
         ({"repeatable": False}, {}),
+        ({"idempotencyKey": "its loser would run on"}, {}),
         ({}, {"routing.hedgeShare": "0"}),
         ({}, {"maxRetries": "0"}),
         ({}, {"routing.retryBudgetMin": "0", "routing.retryBudgetShare": "0"}),
         ({}, {"capacity": 1}),
     ],
-    ids=["not repeatable", "never", "no retries", "no budget", "the last free slot"],
+    ids=["not repeatable", "a key", "never", "no retries", "no budget", "the last free slot"],
 )
 def test_nobody_else_is_asked_where(tmp_path: Path, options: dict[str, Any], flags: dict[str, Any]) -> None:
     async def story(mesh: Mesh) -> None:
