@@ -534,7 +534,7 @@ class Fleet:
                 self._log_state(line)
             self._note_silence(change)
             if change.new is State.SUSPECT and link is not None:
-                self._spawn(self._knock(change.worker_id, link.endpoint), "knock")
+                self._spawn(self._knock(change.worker_id, link), "knock")
         elif isinstance(change, ProbeNow):
             self._spawn(self._probe(change.worker_id), "probe")
         elif link is None or link.peer is None:
@@ -564,13 +564,26 @@ class Fleet:
         elif record is not None:
             self._on_offers(record.models)
 
-    async def _knock(self, worker_id: str, endpoint: str) -> None:
-        """Tell a rack whose loop stands still from one that is gone."""
-        while self.registry.get(worker_id) is not None and self.health.state(worker_id) in _SILENT:
-            if not await self._network.host_answers(endpoint):
+    async def _knock(self, worker_id: str, link: RackLink) -> None:
+        """Tell a rack whose loop stands still from one that is gone, and from one whose link alone is dead.
+
+        A connection that something on the way has forgotten says nothing and never ends. Who answers on a
+        new one, and again a beat later, would have been heard on the old one.
+        """
+        peer, answered = link.peer, False
+        while self._is_silent(worker_id):
+            if not await self._network.host_answers(link.endpoint):
                 return  # its silence decides
             self.observe(worker_id, Observation.HOST_ANSWERS, "its host answers, its event loop does not")
+            answers = await self._peers.answers(link.endpoint, KNOCK_EVERY_S)
+            if answered and answers and peer is not None and self._is_silent(worker_id):
+                peer.drop("it is heard on a new connection and not on this one")
+                return
+            answered = answers
             await asyncio.sleep(KNOCK_EVERY_S)
+
+    def _is_silent(self, worker_id: str) -> bool:
+        return self.registry.get(worker_id) is not None and self.health.state(worker_id) in _SILENT
 
     async def _probe(self, worker_id: str) -> None:
         peer = self.peer(worker_id)

@@ -118,6 +118,17 @@ class Peers:
 
         return Stream(open_, contract.PAYLOAD_FIELDS.get(method))
 
+    async def answers(self, endpoint: str, timeout: float) -> bool:
+        """Whether the process there answers on a connection of its own, within so many seconds."""
+        peer = self._make(endpoint, None, keep=False, heartbeat=False)
+        try:
+            await call_with_body(peer, "ping", None, self._loop.time() + timeout)
+        except errors.WrkError:
+            return False
+        finally:
+            peer.close()
+        return True
+
     @property
     def late_answers(self) -> int:
         """Late and duplicate answers on all links that are open now or were."""

@@ -113,8 +113,13 @@ class Book:
         return any(f.target == worker and f.at - slack <= at <= f.until + slack for f in self.faults)
 
     def calm_since(self, since: float, until: float) -> float:
-        """`since`, or the end of the last fault between then and `until`: news had to wait for it."""
-        return max((f.until for f in self.faults if f.at <= until and f.until >= since), default=since)
+        """`since`, or the end of the last fault between then and `until`, and of those that began before that
+        one was over: news had to wait for all of them."""
+        calm = since
+        for fault in self.faults:
+            if fault.at <= max(until, calm) and fault.until >= since:
+                calm = max(calm, fault.until)
+        return calm
 
 
 _RANK = {Run: 0, Sent: 1, Began: 2, Ended: 3}
