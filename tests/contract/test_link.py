@@ -19,6 +19,8 @@ import zmq
 
 from tests.fakes.aio import LoopName, Watch, closed, eventually, open_files, run
 from tests.fakes.network import FakeNetwork
+from tests.sim.loop import SimLoop
+from tests.sim.network import SimNetwork, Wires
 from wrk_base.errors import StartError
 from wrk_base.rpc.link import Link, LinkOptions, Listener, Network
 from wrk_base.rpc.zmq_link import ZmqNetwork
@@ -156,6 +158,12 @@ def _zmq(**options: int) -> Network:
     return ZmqNetwork(asyncio.get_running_loop(), LinkOptions(**options))
 
 
+def _simulated() -> Network:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimLoop)
+    return SimNetwork(Wires(loop, random.Random(1)))
+
+
 @asynccontextmanager
 async def staged(make: Callable[[], Network]) -> AsyncIterator[Stage]:
     files = open_files()
@@ -168,8 +176,8 @@ async def staged(make: Callable[[], Network]) -> AsyncIterator[Stage]:
 
 
 @pytest.fixture(
-    params=[(FakeNetwork, "asyncio"), (_zmq, "asyncio"), (_zmq, "uvloop")],
-    ids=["fake", "zmq-asyncio", "zmq-uvloop"],
+    params=[(FakeNetwork, "asyncio"), (_simulated, "simulated"), (_zmq, "asyncio"), (_zmq, "uvloop")],
+    ids=["fake", "simulated", "zmq-asyncio", "zmq-uvloop"],
 )
 def play(request: pytest.FixtureRequest) -> Play:
     make, loop = request.param

@@ -18,10 +18,11 @@ import uvloop
 import zmq
 
 from tests.fakes.virtual_time import VirtualLoop
+from tests.sim.loop import SimLoop
 from wrk_base.rpc.link import Network
 
 T = TypeVar("T")
-LoopName = Literal["asyncio", "uvloop", "virtual"]
+LoopName = Literal["asyncio", "uvloop", "virtual", "simulated"]
 
 PATIENCE = 30.0  # seconds until a wait counts as a hang; no test takes nearly as long
 
@@ -29,6 +30,7 @@ _LOOPS: dict[LoopName, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
     "virtual": VirtualLoop,
+    "simulated": SimLoop,
 }
 
 
