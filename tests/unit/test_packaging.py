@@ -72,5 +72,5 @@ def test_every_folder_with_modules_is_a_package_and_says_that_it_is_typed(packag
 
 def test_the_commands_can_be_executed() -> None:
     commands = {path.name for path in (ROOT / "bin").iterdir() if path.stat().st_mode & 0o111}
-    assert commands == {"setup", "up", "test", "bench", "worker", "orchestrator", "rack", "wrk"}
+    assert commands == {"setup", "up", "test", "bench", "chaos", "worker", "orchestrator", "rack", "wrk"}
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
