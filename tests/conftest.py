@@ -7,12 +7,14 @@ the same in every run, so that a red run means a change; elsewhere new ones are 
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("wrk", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wrk")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: object) -> int:
     """One more than there are cores, as many tests wait for other processes or for a network."""
     return min((os.cpu_count() or 1) + 1, 8)

@@ -141,7 +141,7 @@ class HealthRecord:
             return ""
         in_a_row = self._count_failure(seen, now)
         flaps = "" if seen is Observation.CALL_TIMED_OUT else self._failure_result(seen, now)
-        if self.state is State.PROBATION:
+        if self.state is State.PROBATION and not self.has_proofs():
             return f"{seen} on probation"
         return in_a_row or flaps
 
@@ -245,9 +245,12 @@ class HealthRecord:
     def forget_failures(self) -> None:
         self.probe_failures = self.call_failures = self.deadline_misses = 0
 
+    def has_proofs(self) -> bool:
+        return self.proofs >= self.policy.probation_successes
+
     def proven(self) -> bool:
-        enough = self.proofs >= self.policy.probation_successes
-        return self.state is State.PROBATION and enough and not self.flapping
+        """Who flapped stays on probation for longer, but one failed call no longer condemns it."""
+        return self.state is State.PROBATION and self.has_proofs() and not self.flapping
 
     # What follows from it.
 

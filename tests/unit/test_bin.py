@@ -144,7 +144,7 @@ def test_a_symlink_may_stand_for_the_whole_folder(ready: Clone, tmp_path: Path) 
 
 
 def test_the_tests_run_last_and_whatever_fails_counts(ready: Clone) -> None:
-    checks = ["python -m ruff check .", "python -m mypy", "python -m pytest"]
+    checks = ["python -m ruff check .", "python -m mypy", "python -m pytest -n auto --dist worksteal"]
     assert ready.run(ready.root / "bin" / "test", cwd=ready.path).returncode == 0
     assert ready.pythons() == checks
 

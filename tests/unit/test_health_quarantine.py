@@ -251,6 +251,18 @@ def test_a_rack_that_stops_flapping_is_healthy_again_by_itself() -> None:
     assert mesh.limits[rack] == FULL
 
 
+def test_who_works_again_and_only_flapped_is_not_condemned_by_one_late_call() -> None:
+    mesh = HealthMesh()
+    rack, _ = mesh.racks("r1", "r2")
+    flap(mesh, rack, 3)
+    mesh.answering.clear()
+    mesh.until(lambda: mesh.state(rack) == "probation", within=60.0)
+    mesh.see(rack, *[O.CALL_OK] * 5, O.CALL_TIMED_OUT)
+    assert (mesh.state(rack), mesh.fact(rack, "flapping")) == ("probation", True)
+    mesh.see(rack, *[O.CALL_TIMED_OUT] * 4)
+    assert (mesh.state(rack), mesh.fact(rack, "cause")) == ("quarantined", "5 deadlines missed in a row")
+
+
 def test_beats_that_come_and_go_are_damped_too() -> None:
     mesh = HealthMesh()
     rack, _ = mesh.racks("r1", "r2")
