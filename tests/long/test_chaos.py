@@ -20,6 +20,7 @@ import pytest
 from benchmarks.report import Row, show, write
 from tests.fakes.processes import ROOT
 from wrk_base.errors import StartError
+from wrk_orchestrator.chaos.figures import percentile
 from wrk_orchestrator.chaos.namespaces import confinement
 from wrk_orchestrator.chaos.scenarios import SCENARIOS
 
@@ -49,6 +50,7 @@ def goodput(figures: Figures) -> float:
 
 NOTICED_AT_ONCE = ("noticed within, s", most("noticed"), "<=", 1.0)
 NOTICED = ("noticed within, s", most("noticed"), "<=", 4.0)
+REFUSED = ("refused within, p99, ms", lambda f: f["refusedP99Ms"] or 0.0, "<=", 50.0)
 BACK = ("back within, s", most("back"), "<=", 5.0)
 
 
@@ -73,7 +75,7 @@ CASES = (
     Case("multicast-dead", 20),
     Case("relay", 20),
     Case("all-racks-fail", 6, (("executions a request", repeats, "<=", 1.2),)),
-    Case("overload", 0, (("goodput, share of capacity", goodput, ">=", 0.9),), seconds=300.0),
+    Case("overload", 0, (("goodput, share of capacity", goodput, ">=", 0.9), REFUSED), seconds=300.0),
     Case("streams", 200),
 )
 
@@ -117,11 +119,16 @@ def rows_of(case: Case, report: dict[str, Any]) -> list[Row]:
         rows.append(Row(kind, broken.count(kind), "", "0", broken.count(kind) == 0))
     others = [kind for kind in broken if kind not in ("lost", "doubled", "late", "error")]
     rows.append(Row("other violations", len(others), "", "0", not others))
+    if figures["noticed"]:
+        rows.append(Row("noticed, median, s", percentile(figures["noticed"], 0.5) or 0.0, ""))
+        rows.append(
+            Row("faults of which the log does not tell when they were noticed", figures["unnoticed"], "")
+        )
     for name, value_of, way, limit in case.limits:
         value = value_of(figures)
         holds = value <= limit if way == "<=" else value >= limit
         rows.append(Row(name, value, "", f"{way} {limit:g}", holds))
-    for name in ("p50Ms", "p99Ms", "calmP50Ms", "calmP99Ms", "slowestMs"):
+    for name in ("p50Ms", "p99Ms", "calmP50Ms", "calmP99Ms", "slowestMs", "refusedP50Ms", "refusedP99Ms"):
         if figures[name] is not None:
             rows.append(Row(name, figures[name], "ms"))
     return rows

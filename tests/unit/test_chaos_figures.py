@@ -49,11 +49,22 @@ def test_what_is_seen_behind_a_fault_is_not_its_effect() -> None:
     assert (told.noticed, told.unnoticed, told.back) == ([], 1, [])
 
 
-def test_a_state_that_was_left_out_is_neither_here_nor_there() -> None:
+def test_where_the_log_left_a_state_out_nobody_knows_when_it_was_seen() -> None:
+    unsaid_before = figures([state("healthy", 9.0), state(UNSAID, 9.0), KILL, state("gone", 11.0)])
+    assert (unsaid_before.noticed, unsaid_before.unnoticed) == ([], 1)
+    unsaid_behind = figures([KILL, state("gone", 10.5), state(UNSAID, 10.5), state("healthy", 14.0)])
+    assert (unsaid_behind.noticed, unsaid_behind.back) == ([0.5], [])
+    long_ago = figures([state(UNSAID, 5.0), state("healthy", 6.0), KILL, state("gone", 10.5)])
+    assert long_ago.noticed == [0.5]
+
+
+def test_refusals_have_times_of_their_own() -> None:
+    refused = [asked(f"{number}", 1.0, 0.002, "ERR_CAPACITY_EXCEEDED") for number in range(9)]
     told = figures(
-        [KILL, state(UNSAID, 10.1), state("gone", 11.0), state(UNSAID, 12.5), state("healthy", 14.0)]
+        [event for one in refused for event in one] + asked("late", 1.0, 0.08, "ERR_CAPACITY_EXCEEDED")
     )
-    assert (told.noticed, told.back) == ([1.0], [2.0])
+    assert (told.refused_p50_ms, told.refused_p99_ms, told.slowest_ms) == (2.0, 80.0, None)
+    assert "refusals   p50 2.0 ms, p99 80.0 ms" in list(lines(told, [], []))
 
 
 @pytest.mark.parametrize(

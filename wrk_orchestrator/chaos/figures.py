@@ -1,7 +1,7 @@
 """What a history says in figures: what was lost, how soon faults were noticed, how much slower it got. Pure.
 
-Percentiles are of good answers, beside those that were asked before the first fault. Times of noticing and of
-return are those of the slowest orchestrator. A figure that could not be taken is None.
+Percentiles are of good answers, beside those that were asked before the first fault, and of refusals. Times
+of noticing and of return are those of the slowest orchestrator. A figure that could not be taken is None.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 import msgspec
+
+from wrk_base.errors import CapacityExceeded
 
 from .book import ROUTABLE, Book
 from .history import OK, UNSAID, Event, Fault, StateChanged
@@ -34,6 +36,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     calm_p50_ms: float | None
     calm_p99_ms: float | None
     slowest_ms: float | None
+    refused_p50_ms: float | None
+    refused_p99_ms: float | None
     ends: list[float]
     longest_queue: int
     memory_mib: tuple[float, float] | None
@@ -42,14 +46,18 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 def figures(events: Iterable[Event]) -> Figures:
     book = Book(events)
     first = min((fault.at for fault in book.faults), default=inf)
-    calm, rough = list[float](), list[float]()
+    calm, rough, refused = list[float](), list[float](), list[float]()
     outcomes: Counter[str] = Counter()
     for request in book.requests.values():
         for answer in request.answers:
             outcomes[answer.outcome] += 1
-            if answer.outcome == OK and request.sent is not None:
-                took = (answer.at - request.sent.at) * 1000
+            if request.sent is None:
+                continue
+            took = (answer.at - request.sent.at) * 1000
+            if answer.outcome == OK:
                 (calm if answer.at < first else rough).append(took)
+            elif answer.outcome == CapacityExceeded.name:
+                refused.append(took)
     noticed = [_noticed(book, fault) for fault in book.faults]
     back = [_back(book, fault) for fault in book.faults]
     return Figures(
@@ -66,6 +74,8 @@ def figures(events: Iterable[Event]) -> Figures:
         calm_p50_ms=percentile(calm, 0.50),
         calm_p99_ms=percentile(calm, 0.99),
         slowest_ms=percentile([*calm, *rough], 1.0),
+        refused_p50_ms=percentile(refused, 0.50),
+        refused_p99_ms=percentile(refused, 0.99),
         ends=[round(fault.ended_at - fault.at, 2) for fault in book.faults if fault.ended_at is not None],
         longest_queue=max((c.queue for counted in book.census.values() for c in counted), default=0),
         memory_mib=_memory(book),
@@ -109,11 +119,16 @@ def _taken_out(changes: Sequence[StateChanged], fault: Fault) -> StateChanged | 
 
 
 def _first(changes: Sequence[StateChanged], since: float, *, out: bool) -> StateChanged | None:
-    """The first change after `since` that takes the worker out of routing, or into it."""
+    """The first change after `since` that takes it out of routing, or into it, if none was left out."""
+    unsaid = False
     for change in changes:
         if change.new == UNSAID:
-            continue
-        if change.at >= since - A_MOMENT and (change.new not in ROUTABLE) is out:
+            unsaid = True
+        elif change.at < since - A_MOMENT:
+            unsaid = False
+        elif unsaid:
+            return None
+        elif (change.new not in ROUTABLE) is out:
             return change
     return None
 

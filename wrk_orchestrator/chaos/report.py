@@ -30,6 +30,8 @@ def lines(figures: Figures, violations: Sequence[Violation], void: Sequence[str]
         yield f"ended      {_spread(figures.ends)} after being asked to"
     yield f"latency    p50 {_ms(figures.p50_ms)}, p99 {_ms(figures.p99_ms)}, most {_ms(figures.slowest_ms)}"
     yield f"           undisturbed: p50 {_ms(figures.calm_p50_ms)}, p99 {_ms(figures.calm_p99_ms)}"
+    if figures.refused_p50_ms is not None:
+        yield f"refusals   p50 {_ms(figures.refused_p50_ms)}, p99 {_ms(figures.refused_p99_ms)}"
     if figures.memory_mib is not None:
         yield f"memory     {figures.memory_mib[0]} MiB of orchestrators before, {figures.memory_mib[1]} after"
     for violation in violations[:SHOWN]:
