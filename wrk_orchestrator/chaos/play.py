@@ -80,7 +80,10 @@ async def play(scenario: Scenario, wishes: Wishes, where: Where, say: Callable[[
         async with house:
             say(f"load: {shape.rate:g} requests/s; faults: {faults} x {scenario.says}; seed {wishes.seed}")
             stage = Stage(house, recorder, rng, shape, faults, wishes.haste)
-            await _under_load(scenario, stage, wishes)
+            try:
+                await _under_load(scenario, stage, wishes)
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
             for member in house.orchestrators:
                 recorder.take_states(member.child.log, member.name, Settings().health.quarantine_min / 1000)
     return judge(where.folder, scenario.rules)
