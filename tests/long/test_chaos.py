@@ -73,7 +73,7 @@ CASES = (
     Case("one-way", 4, (NOTICED, BACK)),
     Case("flapping-link", 30),
     Case("multicast-dead", 20),
-    Case("relay", 20),
+    Case("relay", 10),
     Case("all-racks-fail", 6, (("executions a request", repeats, "<=", 1.2),)),
     Case("overload", 0, (("goodput, share of capacity", goodput, ">=", 0.9), REFUSED), seconds=300.0),
     Case("streams", 200),

@@ -12,7 +12,7 @@ import asyncio
 import shutil
 import signal
 import socket
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -284,19 +284,14 @@ class House:
         )
         return answer
 
-    async def all_routable(
-        self,
-        seconds: float,
-        racks: Sequence[Member] | None = None,
-        states: Container[str] = ROUTABLE,
-    ) -> None:
-        """Returns when all of these are in one of the states to every orchestrator. Raises `StartError`."""
+    async def all_routable(self, seconds: float, racks: Sequence[Member] | None = None) -> None:
+        """Returns when every orchestrator gives work to all of these. Raises `StartError`."""
         wanted = {member.worker_id for member in (self.racks if racks is None else racks)}
         missing = wanted
         try:
             async with asyncio.timeout(seconds):
                 for view in self.views:
-                    while missing := wanted - await self._routable(view, states):  # noqa: ASYNC110
+                    while missing := wanted - await self._routable(view):  # noqa: ASYNC110
                         await asyncio.sleep(LOOK_SECONDS * 5)
         except TimeoutError:
             names = ", ".join(sorted(missing))
@@ -307,9 +302,9 @@ class House:
         given = [await self._routable(view) for view in self.views]
         return [member for member in self.racks if all(member.worker_id in names for names in given)]
 
-    async def _routable(self, view: View, states: Container[str] = ROUTABLE) -> set[str]:
+    async def _routable(self, view: View) -> set[str]:
         try:
-            return {name for name, state in (await self.workers(view)).items() if state in states}
+            return {name for name, state in (await self.workers(view)).items() if state in ROUTABLE}
         except WrkError:
             return set()
 

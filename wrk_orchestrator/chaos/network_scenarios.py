@@ -10,7 +10,6 @@ import os
 import sys
 from contextlib import suppress
 
-from .book import ROUTABLE
 from .history import PARTITION
 from .namespaces import Host, multicast_arrives
 from .relay import DELAYED, NO_TROUBLE, RESET, SLICED, SWALLOWED, TRUNCATED, Relay, Trouble
@@ -19,6 +18,7 @@ from .stage import Stage
 PARTITIONS = (1.0, 5.0, 30.0)
 BACK_SECONDS = 10.0
 SILENT_SECONDS = 30.0
+LONGEST_SECONDS = 330.0  # whose link came and went again and again is in quarantine for up to five minutes
 HOG_SECONDS = 20.0
 COUNT = "import sys, time\nend = time.time() + float(sys.argv[1])\nwhile time.time() < end: pass"
 TROUBLES = (
@@ -100,8 +100,7 @@ async def relay(stage: Stage) -> None:
         bit = _did(stage.house.relays, what) > before
         for index in troubled:
             stage.staged(what, stage.house.racks[index].worker_id, at, bit=bit)
-        # Whose links came and went this often may be in a quarantine of minutes, and is so by right.
-        await stage.house.all_routable(BACK_SECONDS * 2, states=(*ROUTABLE, "quarantined"))
+        await stage.house.all_routable(LONGEST_SECONDS)  # and half of the racks are well again
 
 
 async def hog(stage: Stage) -> None:
