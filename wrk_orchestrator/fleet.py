@@ -548,7 +548,8 @@ class Fleet:
         change = line.change
         facts = {"worker": change.worker_id, "old": change.old, "new": change.new, "cause": change.cause}
         late = {"unsaid": line.unsaid, "ago_ms": round(line.ago * 1000)} if line.unsaid or line.ago else {}
-        self._log.info("worker.state", **facts, **late)
+        silent = {"silent_ms": round(line.silent * 1000)} if line.silent else {}
+        self._log.info("worker.state", **facts, **late, **silent)
 
     def _note_silence(self, change: Transition) -> None:
         if change.new in (State.SUSPECT, State.STALLED):

@@ -29,11 +29,13 @@ class _Voice:
 
 
 class Line(NamedTuple):
-    """What is to be said now: a change, how many before it were not said, and how many seconds ago it was."""
+    """What is to be said now: a change, how many before it were not said, how many seconds ago it was, and
+    for how many seconds from now on what follows will not be said."""
 
     change: Transition
     unsaid: int = 0
     ago: float = 0.0
+    silent: float = 0.0
 
 
 class StateLog:
@@ -63,10 +65,10 @@ class StateLog:
         voice.left, voice.counted_at = self._left(voice, now), now
         if voice.left < 1 or voice.waiting is None:
             return None
-        line = Line(voice.waiting, voice.unsaid, now - voice.waits_since)
+        change, unsaid, ago = voice.waiting, voice.unsaid, now - voice.waits_since
         voice.left, voice.unsaid, voice.waiting = voice.left - 1, 0, None
         del self._waiting[worker_id]
-        return line
+        return Line(change, unsaid, ago, max(0.0, 1 - voice.left) * SECONDS_EACH)
 
     def _left(self, voice: _Voice, now: float) -> float:
         return min(BURST, voice.left + max(0.0, now - voice.counted_at) / SECONDS_EACH)

@@ -17,7 +17,16 @@ from tests.fakes.processes import ROOT
 from tests.sim.simulation import WALL, simulate
 
 SEEDS = 100
-KEPT = {539: "one late call condemned a rack that had only flapped"}
+KEPT = {
+    539: "one late call condemned a rack that had only flapped",
+    1335: "a rack's new process that nobody had heard of was expected to be known by its former entry",
+    2752: "requests that hang held most slots, and refusals were blamed on that calm",
+    2834: "panic let in a rack whose limit did not change thereby, and it was not written down",
+    2985: "requests that hang held most slots of three racks",
+    3092: "a cancel reached its rack when TCP tried again, some time after the network was whole",
+    3217: "the larger of two racks served a sentence, and refusals were blamed on that calm",
+    4049: "the same at one of three orchestrators",
+}
 """Seeds that once failed, and why."""
 
 STORY_OF = (

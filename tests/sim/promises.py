@@ -13,7 +13,7 @@ from tests.sim.people import Ask
 from tests.sim.plan import MESH_WIDE, Plan, address
 from tests.sim.world import PORT, Member, World
 from wrk_orchestrator.chaos.book import ROUTABLE
-from wrk_orchestrator.chaos.history import OK, Answered, Event, Fault, Sent, StateChanged
+from wrk_orchestrator.chaos.history import OK, Answered, Began, Ended, Event, Fault, Sent, StateChanged
 
 BACK_WITHIN = 10.0  # seconds after the last heal
 A_MOMENT = 0.5
@@ -21,10 +21,12 @@ SILENT_WITHIN, DEAD_WITHIN = 4.0, 1.0  # seconds until a rack that is silent, or
 PATIENT = 1.0  # seconds; who gives less may get no answer on the best of days
 VERY_PATIENT = 5.0  # who gives that much does not hear of a rack that fails
 PAUSE_SHOWS = 3.0  # seconds for which the effects of a pause go on arriving
+QUEUED_FOR = 5.0  # seconds for which a queue may stay once it has grown
 EARLIER = 10.0  # seconds for which a fault explains what comes after it
 
 SILENT = frozenset({"freeze", "stall", "isolate", "mute", "clog"})
 DOUBTED = frozenset({"suspect", "stalled", "quarantined"})
+CROWDED = frozenset({"ERR_CAPACITY_EXCEEDED", "ERR_QUEUE_TIMEOUT", "ERR_DEADLINE_EXCEEDED"})
 RESTARTS = frozenset({"kill", "terminate"})
 TOLD = frozenset(
     {
@@ -66,9 +68,39 @@ def _unanswered_in_calm(plan: Plan, asks: Mapping[str, Ask], events: list[Event]
     for event in events:
         if isinstance(event, Answered) and event.outcome != OK and sent[event.id] >= calm:
             ask = asks[event.id]
-            if not ask.fails and not ask.hangs and ask.timeout >= PATIENT:
+            if ask.fails or ask.hangs or ask.timeout < PATIENT:
+                continue
+            if event.outcome not in CROWDED or not _was_crowded(plan, asks, events, event.at):
                 told = f"was told {event.outcome} at {event.at:.3f}"
                 yield f"calm: {event.id} {told}, healed at {plan.healed:.3f}"
+
+
+def _was_crowded(plan: Plan, asks: Mapping[str, Ask], events: list[Event], at: float) -> bool:
+    """Whether sentences that are served and requests that hang left less than half of all slots shortly
+    before: what is asked for takes some of them, and a queue that grew meanwhile is there for a while."""
+    most = sum(rack.capacity for rack in plan.racks)
+    moments = (at - QUEUED_FOR * number / 20 for number in range(21))
+    return any(_free_slots(plan, asks, events, moment) < most / 2 for moment in moments)
+
+
+def _free_slots(plan: Plan, asks: Mapping[str, Ask], events: list[Event], at: float) -> int:
+    """How many slots of racks that every orchestrator routes to held nothing that hangs."""
+    room = {rack.name: rack.capacity for rack in plan.racks}
+    shut, held = set[tuple[str, str]](), dict[str, str]()
+    for event in events:
+        if event.at > at:
+            continue
+        if isinstance(event, StateChanged):
+            view = (event.orchestrator.partition(".")[0], event.worker)
+            (shut.discard if event.new in ROUTABLE else shut.add)(view)
+        elif isinstance(event, Began) and asks[event.id].hangs and event.at > at - VERY_PATIENT:
+            held[event.execution] = event.worker
+        elif isinstance(event, Ended):
+            held.pop(event.execution, None)
+    away = {worker for _, worker in shut}
+    return sum(slots for name, slots in room.items() if name not in away) - sum(
+        worker not in away for worker in held.values()
+    )
 
 
 def _noticed_by_callers(plan: Plan, asks: Mapping[str, Ask], events: list[Event]) -> Iterator[str]:
@@ -173,7 +205,7 @@ def _away(world: World) -> Iterator[str]:
         states = world.states(orchestrator)
         for rack in world.of("rack"):
             state = states.get(rack.name)
-            if state is None and not _have_heard(orchestrator, rack):
+            if state in (None, "gone") and not _have_heard(orchestrator, rack):
                 continue
             if state not in ROUTABLE and not world.sentenced(orchestrator, rack.name):
                 yield f"away: {rack.name} is {state} to {orchestrator.name}"

@@ -339,20 +339,22 @@ class WatchedHealth:
     def _tell(self, changes: tuple[Change, ...]) -> None:
         for change in changes:
             if isinstance(change, Transition):
+                self._let_in.discard(change.worker_id)
                 self._told(change)
-        for change in changes:
-            if isinstance(change, SetLimit):
-                self._tell_of_panic(change.worker_id, change.limit)
+        for worker_id in dict.fromkeys(c.worker_id for c in changes if isinstance(c, Transition | SetLimit)):
+            self._tell_of_panic(worker_id)
 
-    def _tell_of_panic(self, worker_id: str, limit: int) -> None:
-        away = self._state(worker_id) is State.QUARANTINED
-        if away and limit and worker_id not in self._let_in:
+    def _tell_of_panic(self, worker_id: str) -> None:
+        if self._state(worker_id) is not State.QUARANTINED:
+            return
+        # A limit that panic leaves as it was is not told again: it has to be looked up.
+        let_in = bool(self._monitor.describe(worker_id, 0.0)["limit"])
+        if let_in and worker_id not in self._let_in:
             self._let_in.add(worker_id)
             self._told(Transition(worker_id, State.QUARANTINED, State.PROBATION, f"let in by panic{RELEASE}"))
-        elif not (away and limit) and worker_id in self._let_in:
+        elif not let_in and worker_id in self._let_in:
             self._let_in.discard(worker_id)
-            if away:
-                self._told(Transition(worker_id, State.PROBATION, State.QUARANTINED, "panic is over"))
+            self._told(Transition(worker_id, State.PROBATION, State.QUARANTINED, "panic is over"))
 
     def _state(self, worker_id: str) -> State | None:
         try:

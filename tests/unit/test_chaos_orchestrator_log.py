@@ -62,6 +62,9 @@ def test_changes_that_were_left_out_are_no_grounds_for_anything() -> None:
     ]
     whole = read(logged("gone", "21.000"), logged("healthy", "26.000", old="gone"))
     assert [violation.kind for violation in check([fault, *asked, *whole])] == ["misrouted"]
+    last = read(logged("gone", "21.000", silent_ms=5000))
+    assert [(change.new, change.at) for change in last] == [("gone", 1.0), (UNSAID, 1.0)]
+    assert check([fault, *asked, *last]) == []
     holes = read(logged("gone", "21.000"), logged("healthy", "26.000", old="gone", unsaid=2))
     assert [change.new for change in holes] == ["gone", UNSAID, "healthy"]
     assert check([fault, *asked, *holes]) == []

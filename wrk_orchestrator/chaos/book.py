@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .history import (
+    CUTS,
     DEADLY,
     Answered,
     Began,
@@ -23,6 +24,7 @@ from .history import (
 )
 
 ROUTABLE = frozenset({"healthy", "probation"})
+LONGEST_RETRY = 4.0  # seconds; a connection that was cut off for longer is given up
 
 
 @dataclass(slots=True)
@@ -117,9 +119,16 @@ class Book:
         one was over: news had to wait for all of them."""
         calm = since
         for fault in self.faults:
-            if fault.at <= max(until, calm) and fault.until >= since:
-                calm = max(calm, fault.until)
+            over = fault.until + _until_retry(fault)
+            if fault.at <= max(until, calm) and over >= since:
+                calm = max(calm, over)
         return calm
+
+
+def _until_retry(fault: Fault) -> float:
+    """Seconds for which TCP may wait, after the network is whole, before it sends again what was lost: it
+    doubles its pauses (RFC 6298, section 5.5), so that the last is no longer than all before it."""
+    return min(fault.until - fault.at, LONGEST_RETRY) if fault.kind in CUTS else 0.0
 
 
 _RANK = {Run: 0, Sent: 1, Began: 2, Ended: 3}

@@ -26,6 +26,7 @@ DEADLY = frozenset({KILL, CRASH})
 FREEZE = "freeze"
 TERMINATE = "terminate"
 PARTITION = "partition"
+CUTS = frozenset({PARTITION, "one way", "isolate", "mute", "deaf", "split", "clog"})  # packets are lost
 
 
 class _Event(

@@ -27,6 +27,7 @@ class _Line(msgspec.Struct):
     cause: str | None = None
     unsaid: int = 0
     ago_ms: float = 0.0
+    silent_ms: float = 0.0
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -36,7 +37,7 @@ def states_of(
     lines: Iterable[bytes], orchestrator: str, offset: float, sentence: float
 ) -> Iterator[StateChanged]:
     """`sentence` is the shortest time that a quarantine by judgement lasts, in seconds."""
-    since: dict[str, float] = {}
+    since, silent = dict[str, float](), dict[str, float]()
     for text in lines:
         if STATE not in text:
             continue
@@ -46,10 +47,11 @@ def states_of(
             continue  # another event that quotes it, or a torn line
         cause, at = told.cause or "", told.timestamp.timestamp() - told.ago_ms / 1000 - offset
         before, since[told.worker] = since.get(told.worker, at), at
+        silent.pop(told.worker, None)
+        if told.silent_ms:
+            silent[told.worker] = at
         if told.unsaid:
-            yield StateChanged(
-                orchestrator=orchestrator, worker=told.worker, old=UNSAID, new=UNSAID, at=before
-            )
+            yield _unsaid(orchestrator, told.worker, before)
         judged = told.new == "quarantined" and told.old in JUDGED and "operator" not in cause
         yield StateChanged(
             orchestrator=orchestrator,
@@ -60,3 +62,9 @@ def states_of(
             cause=cause,
             sentence=sentence if judged else 0.0,
         )
+    for worker, at in silent.items():  # it may have ended before it could say more of them
+        yield _unsaid(orchestrator, worker, at)
+
+
+def _unsaid(orchestrator: str, worker: str, since: float) -> StateChanged:
+    return StateChanged(orchestrator=orchestrator, worker=worker, old=UNSAID, new=UNSAID, at=since)
