@@ -43,6 +43,11 @@ def repeats(figures: Figures) -> float:
     return float(figures["executions"] / figures["requests"])
 
 
+def moves(figures: Figures) -> float:
+    """Streams that went on at another rack: whatever was executed more often than asked for."""
+    return float(figures["executions"] - figures["requests"])
+
+
 def goodput(figures: Figures) -> float:
     """Of a capacity of 80 requests a second: 8 slots, 100 ms each."""
     return float(figures["outcomes"]["ok"] / (figures["requests"] / 2))
@@ -76,7 +81,7 @@ CASES = (
     Case("relay", 10),
     Case("all-racks-fail", 6, (("executions a request", repeats, "<=", 1.2),)),
     Case("overload", 0, (("goodput, share of capacity", goodput, ">=", 0.9), REFUSED), seconds=300.0),
-    Case("streams", 200),
+    Case("streams", 200, (("streams moved", moves, ">=", 1000),)),
 )
 
 
