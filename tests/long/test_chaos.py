@@ -81,7 +81,7 @@ CASES = (
     Case("relay", 10),
     Case("all-racks-fail", 6, (("executions a request", repeats, "<=", 1.2),)),
     Case("overload", 0, (("goodput, share of capacity", goodput, ">=", 0.9), REFUSED), seconds=300.0),
-    Case("streams", 200, (("streams moved", moves, ">=", 1000),)),
+    Case("streams", 360, (("streams moved", moves, ">=", 1000),)),
 )
 
 

@@ -161,7 +161,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "SIGKILL racks while they stream",
             _streams,
             10,
-            shape=Shape(rate=60.0, deadline=10.0, words=40, interval=20.0),
+            shape=Shape(rate=30.0, deadline=10.0, words=40, interval=20.0),
             streams=True,
         ),
         Scenario("hog", "counting processes on every core for 20 s", network.hog, 1),
