@@ -25,13 +25,14 @@ pytestmark = pytest.mark.long
 SEEDS = int(os.environ.get("WRK_TEST_SEEDS", "5000"))
 FIRST = int(os.environ.get("WRK_TEST_FIRST_SEED", "1000"))
 CHUNK = 10
-SLOWEST_MEAN = 1.5  # seconds a seed
+SLOWEST_MEAN = 1.5  # seconds of a core a seed: on a machine that others use, too, the clock says what they do
 
 
 @dataclass(frozen=True)
 class Played:
     seed: int
     seconds: float
+    core_seconds: float
     requests: int
     failed: int  # requests that were told an error, of which most are right to be
     faults: dict[str, int]
@@ -39,11 +40,12 @@ class Played:
 
 
 def play(seed: int) -> Played:
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     outcome = simulate(seed)
     return Played(
         seed=seed,
         seconds=time.perf_counter() - began,
+        core_seconds=time.process_time() - spent,
         requests=sum(isinstance(event, Sent) for event in outcome.history),
         failed=sum(isinstance(event, Answered) and event.outcome != "ok" for event in outcome.history),
         faults=Counter(event.kind for event in outcome.history if isinstance(event, Fault) and event.bit),
@@ -54,17 +56,19 @@ def play(seed: int) -> Played:
 def test_no_seed_breaks_a_promise() -> None:
     broken: list[Played] = []
     seconds: list[float] = []
+    core_seconds: list[float] = []
     faults: Counter[str] = Counter()
     requests = failed = 0
     with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=500) as pool:
         for played in pool.map(play, range(FIRST, FIRST + SEEDS), chunksize=CHUNK):
             seconds.append(played.seconds)
+            core_seconds.append(played.core_seconds)
             faults.update(played.faults)
             requests, failed = requests + played.requests, failed + played.failed
             if played.violations:
                 broken.append(played)
                 print(f"seed {played.seed}: {len(played.violations)} broken, first {played.violations[0]}")
-    mean = sum(seconds) / len(seconds)
+    mean = sum(core_seconds) / SEEDS
     rows = [
         Row("seeds", SEEDS, ""),
         Row("simulated", SEEDS * SECONDS / 3600, "h"),
@@ -72,7 +76,8 @@ def test_no_seed_breaks_a_promise() -> None:
         Row("requests told an error", failed, ""),
         Row("faults", faults.total(), ""),
         *(Row(f"of them {kind}", number, "") for kind, number in faults.most_common()),
-        Row("a seed takes, mean", mean, "s", f"<= {SLOWEST_MEAN:g}", mean <= SLOWEST_MEAN),
+        Row("a seed takes of a core, mean", mean, "s", f"<= {SLOWEST_MEAN:g}", mean <= SLOWEST_MEAN),
+        Row("a seed takes, mean", sum(seconds) / SEEDS, "s"),
         Row("a seed takes, longest", max(seconds), "s"),
         Row("seeds that broke a promise", len(broken), "", "0", not broken),
     ]
